@@ -1,0 +1,18 @@
+import os
+
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+# Many fresh examples: HYPOTHESIS_PROFILE=thorough make test
+settings.register_profile("thorough", parent=settings.get_profile("default"), derandomize=False, max_examples=300)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# One thread a worker: pytest-xdist supplies the parallelism.
+torch.set_num_threads(1)
