@@ -1,0 +1,82 @@
+"""Pairs of axes and their numbers.
+
+The pairs (j, l), 0 <= j < l < d, are numbered along the rows of the strict upper triangle, which is
+the order of the paper (below its equation (4)), less one:
+(0, 1), (0, 2), …, (0, d − 1), (1, 2), …, (d − 2, d − 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["number_to_pair", "pair_to_number", "round_robin"]
+
+
+def pair_to_number(j: Tensor, l: Tensor, d: int) -> Tensor:
+    """Number of the pair (j, l).
+
+    Parameters
+    ----------
+    j, l : Tensor
+        int64 axes with 0 <= j < l < d, of the same shape.
+    d : int
+        Number of axes.
+
+    Returns
+    -------
+    Tensor
+        i = j·d − j(j + 1)/2 + (l − j − 1), the shape of `j`.
+    """
+    return j * d - torch.div(j * (j + 1), 2, rounding_mode="floor") + (l - j - 1)
+
+
+def number_to_pair(index: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    """Pair (j, l) with the number `index`; the inverse of :func:`pair_to_number`.
+
+    Exact for every d up to 65,536: the row j is the floor of a root whose discriminant is an integer
+    below 2³⁵. At the start of a row it is a perfect square, so float64 takes the root exactly;
+    elsewhere the value is farther than 10⁻⁵ from the next integer, far above float64's rounding.
+
+    Parameters
+    ----------
+    index : Tensor
+        int64 numbers in [0, d(d − 1)/2), any shape.
+    d : int
+        Number of axes.
+
+    Returns
+    -------
+    tuple of Tensor
+        j and l, of the shape of `index`.
+    """
+    b = 2 * d - 1
+    j = ((b - (b * b - 8 * index).double().sqrt()) / 2).long()
+    return j, index - j * d + torch.div(j * (j + 1), 2, rounding_mode="floor") + j + 1
+
+
+def round_robin(d: int, *, device: torch.device | None = None) -> Tensor:
+    """Tournament of d axes: every pair meets once, in rounds of disjoint pairs (circle method).
+
+    Parameters
+    ----------
+    d : int
+        Number of axes, at least 2.
+    device : torch.device, optional
+        Where the result lives.
+
+    Returns
+    -------
+    Tensor
+        int64 pairs (j, l), j < l, of shape ``(rounds, ⌊d/2⌋, 2)``; d − 1 rounds for even d, d
+        rounds (in each of which one axis rests) for odd d.
+    """
+    n = d + d % 2  # odd d: one axis more, whose opponent rests
+    rounds = torch.arange(n - 1, device=device)[:, None]
+    offset = torch.arange(1, n // 2, device=device)
+    first = (rounds + offset) % (n - 1)
+    second = (rounds - offset) % (n - 1)
+    if n == d:
+        first = torch.cat([rounds, first], dim=-1)
+        second = torch.cat([torch.full_like(rounds, n - 1), second], dim=-1)
+    return torch.stack([torch.minimum(first, second), torch.maximum(first, second)], dim=-1)

@@ -1,0 +1,226 @@
+"""What SRGD and SRCD have in common: a torch optimizer's habits, checks, and staying on the manifold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import geoopt
+import torch
+from geoopt.manifolds import Manifold
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..manifolds import CoordinateManifold
+from .finite import FiniteGuard, raise_not_finite
+
+__all__ = ["ManifoldOptimizer", "Update"]
+
+# What prepares an update: the derivatives that it reads (None where a device checks them), and the
+# function that carries it out.
+Update = tuple[Tensor | None, Callable[[], None]]
+
+# A dense step rounds a point as often as one rotation of every axis does; eight of them are harmless.
+_DENSE_STEPS = 8
+
+
+class ManifoldOptimizer(Optimizer):
+    """A step in two passes: every update is prepared and its derivatives checked, then all are done.
+
+    Subclasses say how the update of one parameter is prepared.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, or dictionaries of parameter groups, as for every torch optimizer.
+    defaults : dict
+        Default options of a group.
+    strict : bool
+        On an accelerator, whether to wait for the device at every step to know that no derivative is NaN
+        or infinite before anything is changed. (On a CPU this is always so.)
+    """
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any], *, strict: bool) -> None:
+        self._guard = FiniteGuard()
+        super().__init__(params, {**defaults, "strict": strict})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._guard = FiniteGuard()
+
+    def prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
+        """Prepare the update of one parameter without changing anything."""
+        raise NotImplementedError
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """Raise ValueError or TypeError if the options of a group are out of range."""
+        lr = group["lr"]
+        if isinstance(lr, Tensor) and lr.device.type != "cpu":
+            return
+        if not (math.isfinite(lr) and lr >= 0):
+            raise ValueError(f"lr={float(lr)}: expected a finite learning rate, 0 or more")
+
+    def check_parameter(self, p: Tensor) -> None:
+        """Raise ValueError or TypeError if a parameter cannot be optimized."""
+        manifold = manifold_of(p)
+        if manifold is None:
+            return
+        ok, reason = manifold.check_point_on_manifold(p.detach(), explain=True)
+        if not ok:
+            raise ValueError(
+                f"a parameter of shape {tuple(p.shape)}, {p.dtype}, is no point of {manifold}: {reason}"
+            )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, after checking its options and that its points lie on their manifolds."""
+        super().add_param_group(param_group)
+        try:
+            group = self.param_groups[-1]
+            self.check_options(group)
+            for p in group["params"]:
+                self.check_parameter(p)
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Do one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model, with gradients, and returns the loss.
+
+        Returns
+        -------
+        The closure's loss, or None.
+
+        Raises
+        ------
+        FloatingPointError
+            If a derivative that the step reads is NaN or infinite. On a CPU, and with ``strict=True``,
+            nothing has been changed then; otherwise see :meth:`check_finite`.
+        RuntimeError
+            If a gradient is sparse; nothing has been changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._guard.poll()
+        updates = []
+        for number, group, p in self._parameters():
+            if p.grad is None:
+                continue
+            if p.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"the gradient of {_describe(number, group, p)} has layout {p.grad.layout}; "
+                    f"{type(self).__name__} needs a dense one (sparse=False in an embedding)"
+                )
+            read, update = self.prepare(number, group, p, p.grad)
+            if read is not None and not bool(read.isfinite().all()):
+                bad = int((~read.isfinite()).sum())
+                raise_not_finite(bad, read.numel(), _describe(number, group, p))
+            updates.append(update)
+        for update in updates:
+            update()
+        self._guard.publish()
+        return loss
+
+    def check_finite(self) -> None:
+        """Wait for accelerators, and raise FloatingPointError if a step on one met a NaN or infinity.
+
+        Without ``strict=True`` a step on an accelerator does not wait to look at its derivatives: a
+        coordinate whose derivative is not finite stays where it is, and so does everything in the steps
+        that follow, until a step or this method finds out. This clears the mark.
+        """
+        self._guard.check()
+
+    def checked_by_host(self, group: dict[str, Any], p: Tensor) -> bool:
+        """Whether the derivatives of a parameter are checked before anything is changed."""
+        return p.device.type == "cpu" or bool(group["strict"])
+
+    def restore(self, p: Tensor, manifold: Manifold, moved: int) -> None:
+        """Keep a point on its manifold, after `moved` of its coordinates have been moved.
+
+        Once about every coordinate has had its turn, the manifold takes rounding away: then its
+        cost, spread over the moves, is of the order of their own. Counted on the host, from shapes.
+        """
+        if not isinstance(manifold, CoordinateManifold):
+            return
+        total = manifold.num_coordinates(p)
+        state = self.state[p]
+        state["moved"] = state.get("moved", 0) + min(moved, math.ceil(total / _DENSE_STEPS))
+        if state["moved"] >= total:
+            manifold.restore_(p)
+            state["moved"] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain data, which ``torch.load`` reads with its defaults."""
+        state = super().state_dict()
+        for group in state["param_groups"]:
+            if "selection" in group:
+                group["selection"] = describe(group["selection"])
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state that :meth:`state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If the state is another optimizer's or was saved with another selection. Nothing is
+            changed then.
+        """
+        groups = state_dict["param_groups"]
+        if len(groups) != len(self.param_groups):
+            raise ValueError(
+                f"the state has {len(groups)} parameter groups, this optimizer {len(self.param_groups)}"
+            )
+        loaded = []
+        for saved, own in zip(groups, self.param_groups, strict=True):
+            missing = sorted(set(self.defaults) - set(saved))
+            if missing:
+                raise ValueError(
+                    f"the state is not one of {type(self).__name__}: its parameter groups lack {missing}"
+                )
+            loaded.append(dict(saved))
+            if "selection" in own:
+                if saved["selection"] != describe(own["selection"]):
+                    raise ValueError(
+                        f"the state was saved with selection={saved['selection']}, this optimizer has "
+                        f"{describe(own['selection'])}; build it with the same selection"
+                    )
+                loaded[-1]["selection"] = own["selection"]
+        super().load_state_dict({**state_dict, "param_groups": loaded})
+
+    def _parameters(self) -> Iterator[tuple[int, dict[str, Any], Tensor]]:
+        number = 0
+        for group in self.param_groups:
+            self.check_options(group)
+            for p in group["params"]:
+                yield number, group, p
+                number += 1
+
+
+def manifold_of(p: Tensor) -> Manifold | None:
+    """Manifold of a parameter; None for a parameter without a constraint."""
+    manifold = getattr(p, "manifold", None)
+    if isinstance(manifold, CoordinateManifold):
+        return manifold
+    return None if isinstance(manifold, geoopt.Euclidean) else manifold
+
+
+def describe(selection: object) -> str:
+    """Text that identifies a selection and its settings, in a saved state."""
+    if type(selection).__repr__ is object.__repr__:
+        return type(selection).__qualname__
+    return repr(selection)
+
+
+def _describe(number: int, group: dict[str, Any], p: Tensor) -> str:
+    names = group.get("param_names")
+    name = f"{names[[q is p for q in group['params']].index(True)]!r}" if names else f"{number}"
+    return f"parameter {name} of shape {tuple(p.shape)}"

@@ -1,0 +1,81 @@
+"""Derivatives that are not finite: found before anything is changed, without waiting for a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["FiniteGuard", "raise_not_finite"]
+
+
+def raise_not_finite(bad: int, of: int, parameter: str) -> None:
+    """Raise the error that every optimizer of this package raises for NaN or infinite derivatives."""
+    raise FloatingPointError(
+        f"{bad} of {of} derivatives that the step reads of {parameter} are NaN or infinite; "
+        "parameters and state are unchanged. Look for the operation with torch.autograd.set_detect_anomaly, "
+        "clip or skip such a gradient, or lower the learning rate"
+    )
+
+
+class FiniteGuard:
+    """Stops steps on an accelerator at derivatives that are not finite, without a synchronization.
+
+    A derivative that is not finite becomes a move of zero and sets a flag on the device; while the
+    flag is set every later move is zero too. The host learns of it through an asynchronous copy,
+    which :meth:`poll` looks at without waiting and :meth:`check` waits for.
+    """
+
+    def __init__(self) -> None:
+        self._flags: dict[torch.device, Tensor] = {}
+        self._copies: dict[torch.device, tuple[Tensor, torch.cuda.Event]] = {}
+
+    def admit(self, derivatives: Tensor) -> Tensor:
+        """Return where to move: a mask of the shape of `derivatives`."""
+        device = derivatives.device
+        if device not in self._flags:
+            self._flags[device] = torch.zeros((), dtype=torch.bool, device=device)
+        finite = derivatives.isfinite()
+        admitted = finite & ~self._flags[device]
+        self._flags[device] |= ~finite.all()
+        return admitted
+
+    def guard(self, rule: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return `rule` with the times of derivatives that are not admitted set to zero."""
+
+        def guarded(derivatives: Tensor, squared_norm: Tensor) -> Tensor:
+            admitted = self.admit(derivatives)
+            return torch.where(admitted, rule(derivatives, squared_norm), 0.0)
+
+        return guarded
+
+    def publish(self) -> None:
+        """Start copying the flags to the host; to be called at the end of a step."""
+        for device, flag in self._flags.items():
+            if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+                continue
+            if device not in self._copies:
+                copy = torch.zeros((), dtype=torch.bool, pin_memory=True)
+                self._copies[device] = (copy, torch.cuda.Event())
+            copy, event = self._copies[device]
+            copy.copy_(flag, non_blocking=True)
+            event.record(torch.cuda.current_stream(device))
+
+    def poll(self) -> None:
+        """Raise if the host has already learned of a flag; never waits."""
+        for copy, event in self._copies.values():
+            if event.query() and bool(copy):
+                self.check()
+
+    def check(self) -> None:
+        """Wait for the devices, and raise if a flag is set; clears it."""
+        raised = [device for device, flag in self._flags.items() if bool(flag)]
+        self._flags.clear()
+        self._copies.clear()
+        if raised:
+            raise FloatingPointError(
+                f"a step on {', '.join(map(str, raised))} read derivatives that are NaN or infinite: their "
+                "coordinates and all later steps were left out. Build the optimizer with strict=True "
+                "to learn which parameter it was, at the price of waiting for the device at every step"
+            )

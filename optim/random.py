@@ -1,0 +1,91 @@
+"""Counter-based randomness: a choice is a pure function of (seed, step, parameter number).
+
+The state of a selection is then two integers, the same on every rank of a distributed run, and
+nothing of torch's global random state is touched.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["Randomness"]
+
+_MASK = 2**64 - 1
+# The finalizer of SplitMix64 (Steele, Lea & Flood, 2014): shifts, and odd multipliers.
+_GOLDEN = 0x9E3779B97F4A7C15
+_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_LAST_SHIFT = 31
+
+
+class Randomness:
+    """Random numbers of one step of one parameter.
+
+    Parameters
+    ----------
+    seed, step, number : int
+        The key: equal keys give equal numbers, on every device.
+    device : torch.device
+        Where the numbers are made.
+    """
+
+    def __init__(self, seed: int, step: int, number: int, device: torch.device) -> None:
+        self._key = 0
+        for part in (seed, step, number):
+            self._key = _mix((self._key + part + _GOLDEN) & _MASK)
+        self._device = device
+
+    def integers(self, high: int, *size: int) -> Tensor:
+        """Independent integers, uniform in [0, high), as an int64 tensor of shape `size`.
+
+        Their bias is below high/2⁶³.
+        """
+        self._advance()
+        count = torch.Size(size).numel()
+        bits = _mix_tensor(torch.arange(count, device=self._device) + _signed(self._key))
+        return ((bits & (2**63 - 1)) % high).view(size)
+
+    def distinct(self, high: int, k: int, *batch: int) -> Tensor:
+        """Draw k distinct integers of [0, high) in random order, shape ``(*batch, k)``.
+
+        The images of 0, …, k − 1 under a random permutation of [0, high), evaluated at these places
+        only: the swap-or-not shuffle of Hoang, Morris & Rogaway (2012). O(k log high), no table, no
+        rejection; k = high gives a whole permutation.
+        """
+        x = torch.arange(k, device=self._device).expand(*batch, k)
+        for _ in range(6 * max(1, (high - 1).bit_length())):
+            partner = (self.integers(high, *batch, 1) - x) % high
+            self._advance()
+            coin = torch.maximum(x, partner)
+            if batch:
+                row = torch.arange(torch.Size(batch).numel(), device=self._device) * high
+                coin = coin + row.view(*batch, 1)
+            coin = _mix_tensor(coin + _signed(self._key))
+            x = torch.where(coin < 0, partner, x)
+        return x
+
+    def _advance(self) -> None:
+        self._key = _mix((self._key + _GOLDEN) & _MASK)
+
+
+def _mix(z: int) -> int:
+    for shift, factor in _ROUNDS:
+        z = ((z ^ (z >> shift)) * factor) & _MASK
+    return z ^ (z >> _LAST_SHIFT)
+
+
+def _mix_tensor(z: Tensor) -> Tensor:
+    """Apply :func:`_mix` to int64 tensors, which wrap around as unsigned integers do."""
+    z = z * _signed(_GOLDEN)
+    for shift, factor in _ROUNDS:
+        z = (z ^ _shift(z, shift)) * _signed(factor)
+    return z ^ _shift(z, _LAST_SHIFT)
+
+
+def _shift(z: Tensor, by: int) -> Tensor:
+    """Logical right shift: int64 shifts copy the sign."""
+    return (z >> by) & (2 ** (64 - by) - 1)
+
+
+def _signed(z: int) -> int:
+    return z - 2**64 if z >= 2**63 else z

@@ -1,0 +1,197 @@
+"""Selections: which coordinates a step of SRCD moves along.
+
+A selection is an object with one method, :meth:`Selection.select`. Those that are here hold their
+settings and nothing else (step counts and seeds belong to the optimizer), so they can be shared,
+compared, copied and printed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..manifolds import CoordinateBlock, Coordinates
+from .gradient import GradientView
+
+__all__ = ["Block", "Cyclic", "GaussSouthwell", "Rule", "Selection", "Uniform"]
+
+
+@runtime_checkable
+class Selection(Protocol):
+    """Anything that chooses the block of a step."""
+
+    def select(self, view: GradientView) -> CoordinateBlock:
+        """Choose a block from what the view shows; read from it no more than needed."""
+        ...
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """Anything that puts coordinates in an order, of which :class:`Block` takes the first."""
+
+    def choose(self, view: GradientView, k: int) -> Tensor:
+        """Return the numbers of k distinct coordinates, first choice first, shape ``(*batch, k)``."""
+        ...
+
+
+class _One:
+    """Selection of the one coordinate that a rule puts first."""
+
+    def select(self: Rule, view: GradientView) -> CoordinateBlock:
+        """Choose one coordinate."""
+        return Coordinates(self.choose(view, 1), disjoint=True)
+
+
+@dataclass(frozen=True)
+class Uniform(_One):
+    """One coordinate, uniformly at random: the paper's SRCD-U, for which its Theorem 1 holds.
+
+    Reads one partial derivative, so a step costs what one move costs: O(d) on the orthogonal group.
+    """
+
+    def choose(self, view: GradientView, k: int) -> Tensor:
+        """Draw k distinct coordinates."""
+        if k == 1:
+            return view.random.integers(view.num_coordinates, *view.batch, 1)
+        return view.random.distinct(view.num_coordinates, k, *view.batch)
+
+
+@dataclass(frozen=True)
+class Cyclic(_One):
+    """One coordinate after the other, in the order of their numbers."""
+
+    def choose(self, view: GradientView, k: int) -> Tensor:
+        """Take the next k coordinates."""
+        first = view.step * k
+        index = torch.arange(first, first + k, device=view.x.device) % view.num_coordinates
+        return index.expand(*view.batch, k)
+
+
+@dataclass(frozen=True)
+class GaussSouthwell(_One):
+    """The coordinate of the largest partial derivative: the paper's SRCD-GS, its equation (14).
+
+    Where directions are not of norm 1 the derivative is taken along the unit vector. Reads all
+    derivatives: one d×d product on the orthogonal group.
+    """
+
+    def choose(self, view: GradientView, k: int) -> Tensor:
+        """Rank the coordinates by the size of their derivatives."""
+        return view.steepest(k)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Several coordinates a step: the first ones of a rule's order.
+
+    With the defaults, and ``fraction=0.005``, this is the paper's block variant.
+
+    Parameters
+    ----------
+    size : int, optional
+        How many coordinates (of every point of a batch).
+    fraction : float, optional
+        How many, as a share of all D coordinates, rounded; at least one. Give this or `size`.
+    rule : Rule
+        :class:`GaussSouthwell` (default), :class:`Uniform` or :class:`Cyclic`.
+    disjoint : bool
+        Whether to pass over coordinates that share an axis with one chosen before. Then all moves
+        commute, and on the orthogonal group a step is `size` rotations, O(size·d). Without it, the
+        exact exponential of a block whose pairs share columns is a dense d×d one, O(d³): the same
+        order as SRGD, however small the block. A disjoint block has at most ⌊d/2⌋ pairs.
+
+    Raises
+    ------
+    ValueError
+        If neither or both of `size` and `fraction` are given or one is out of range; at the step, if
+        the parameter has fewer coordinates (or disjoint ones) than the block wants.
+    """
+
+    size: int | None = None
+    fraction: float | None = None
+    rule: Rule = field(default_factory=GaussSouthwell)
+    disjoint: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.size is None) == (self.fraction is None):
+            raise ValueError(
+                f"Block(size={self.size}, fraction={self.fraction}): give one of the two, "
+                "size=… coordinates or fraction=… of all"
+            )
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"Block(size={self.size}): a block has at least one coordinate")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise ValueError(f"Block(fraction={self.fraction}): expected a share in (0, 1]")
+        if not isinstance(self.rule, Rule):
+            raise TypeError(
+                f"Block(rule={self.rule!r}): expected an object with a method choose(view, k), "
+                "such as GaussSouthwell(), Uniform() or Cyclic()"
+            )
+
+    def select(self, view: GradientView) -> CoordinateBlock:
+        """Choose the block."""
+        total = view.num_coordinates
+        if self.size is not None:
+            k = self.size
+        else:
+            assert self.fraction is not None
+            k = max(1, round(self.fraction * total))
+        if k > total:
+            raise ValueError(
+                f"{self} wants {k} coordinates; a point of shape "
+                f"{tuple(view.x.shape)} has {total} on {view.manifold.name}"
+            )
+        if not self.disjoint:
+            return Coordinates(self.rule.choose(view, k), disjoint=k == 1)
+        ranking = self.rule.choose(view, total)
+        axes = view.manifold.axes(view.x, ranking)
+        if k > view.num_axes // axes.shape[-1]:
+            raise ValueError(
+                f"{self} wants {k} disjoint coordinates; {view.num_axes} axes, {axes.shape[-1]} a "
+                f"coordinate, allow {view.num_axes // axes.shape[-1]}"
+            )
+        place = _first_disjoint(axes, view.num_axes, k)
+        return Coordinates(ranking.gather(-1, place), disjoint=True)
+
+
+def _first_disjoint(axes: Tensor, num_axes: int, k: int) -> Tensor:
+    """Go through a ranking and take what shares no axis with what was taken before.
+
+    Parameters
+    ----------
+    axes : Tensor
+        Axes of the ranked coordinates, shape ``(*batch, m, a)``.
+    num_axes, k : int
+        Number of axes, and how many to return.
+
+    Returns
+    -------
+    Tensor
+        Places in the ranking of the first k that are taken, ascending, shape ``(*batch, k)``.
+
+    Notes
+    -----
+    Instead of one after the other, every round takes all candidates that come first on each of their
+    axes; what it takes is what the sequential pass takes. About log m rounds of O(m) for a random
+    ranking.
+    """
+    batch, (m, a) = axes.shape[:-2], axes.shape[-2:]
+    place = torch.arange(m, device=axes.device).expand(*batch, m)
+    flat = axes.flatten(-2)
+    taken = torch.zeros(*batch, m, dtype=torch.bool, device=axes.device)
+    alive = ~taken
+    while bool(alive.any()):
+        candidate = torch.where(alive, place, m)
+        first = torch.full((*batch, num_axes), m, device=axes.device).scatter_reduce(
+            -1, flat, candidate.repeat_interleave(a, -1), "amin"
+        )
+        new = alive & (first.gather(-1, flat).unflatten(-1, (m, a)) == place.unsqueeze(-1)).all(-1)
+        used = torch.zeros(*batch, num_axes, dtype=torch.int8, device=axes.device).scatter_reduce(
+            -1, flat, new.to(torch.int8).repeat_interleave(a, -1), "amax"
+        )
+        taken |= new
+        alive &= (used.gather(-1, flat).unflatten(-1, (m, a)) == 0).all(-1)
+    return torch.where(taken, place, m).topk(k, dim=-1, largest=False, sorted=True).indices

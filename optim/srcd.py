@@ -1,0 +1,162 @@
+"""Stochastic Riemannian coordinate descent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates
+from .base import ManifoldOptimizer, Update, manifold_of
+from .gradient import GradientView
+from .selection import Selection, Uniform
+
+__all__ = ["SRCD"]
+
+
+class SRCD(ManifoldOptimizer):
+    """Stochastic Riemannian coordinate descent: the paper's Algorithm 2.
+
+    Moves a :class:`geoopt.ManifoldParameter` along the coordinates that a selection chooses, for the
+    times t_i = −lr · ⟨grad f, f_i⟩/‖f_i‖². On O(d) a coordinate is a rotation of two columns, so a
+    step along one costs O(d). A parameter without a manifold gets plain stochastic gradient descent,
+    as in the paper.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, or parameter groups, each of which may have its own `lr` and `selection`.
+    lr : float
+        Stepsize, 0 or more.
+    selection : Selection
+        Which coordinates a step moves along: :class:`Uniform` (default), :class:`Cyclic`,
+        :class:`GaussSouthwell`, :class:`Block`, or any object with a method ``select(view)``.
+    maximize : bool
+        Ascend instead of descend.
+    seed : int
+        Seed of the selection's random choices, which are a function of (seed, step, parameter number)
+        alone: the same on every rank of a distributed run.
+    strict : bool
+        On an accelerator: check every derivative before the step, which waits for the device.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range or a parameter does not lie on its manifold.
+    TypeError
+        If a manifold has no coordinates (geoopt's have none), or `selection` is no selection.
+
+    Notes
+    -----
+    Rounding is taken away after about as many coordinate moves as there are coordinates
+    (:meth:`~givens.manifolds.CoordinateManifold.restore_`): 8d flops a move on O(d).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from geoopt import ManifoldParameter
+    >>> from givens.manifolds import OrthogonalGroup
+    >>> from givens.optim import SRCD, Cyclic
+    >>> manifold = OrthogonalGroup()
+    >>> target = manifold.random(4, 4, det=1)
+    >>> w = ManifoldParameter(torch.eye(4), manifold=manifold)
+    >>> optimizer = SRCD([w], lr=0.5, selection=Cyclic())
+    >>> for _ in range(300):
+    ...     optimizer.zero_grad()
+    ...     loss = (w - target).square().sum()
+    ...     loss.backward()
+    ...     loss = optimizer.step()
+    >>> bool((w - target).abs().max() < 1e-3)
+    True
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor,
+        selection: Selection | None = None,
+        *,
+        maximize: bool = False,
+        seed: int = 0,
+        strict: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "selection": Uniform() if selection is None else selection,
+            "maximize": maximize,
+            "seed": seed,
+        }
+        super().__init__(params, defaults, strict=strict)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """Raise ValueError or TypeError if the options of a group are out of range."""
+        super().check_options(group)
+        if isinstance(group["selection"], type) or not isinstance(group["selection"], Selection):
+            raise TypeError(
+                f"selection={group['selection']!r}: expected an object with a method select(view), "
+                "such as Uniform() or Block(fraction=0.005)"
+            )
+        if not isinstance(group["seed"], int):
+            raise TypeError(f"seed={group['seed']!r}: expected an integer")
+
+    def check_parameter(self, p: Tensor) -> None:
+        """Raise ValueError or TypeError if a parameter cannot be optimized."""
+        manifold = manifold_of(p)
+        if manifold is not None and not isinstance(manifold, CoordinateManifold):
+            raise TypeError(
+                f"{manifold} has no coordinates, which SRCD needs; use a manifold of givens.manifolds, "
+                "or SRGD, which takes any"
+            )
+        super().check_parameter(p)
+
+    def prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
+        """Select the block, and compute its derivatives."""
+        manifold = manifold_of(p)
+        lr = group["lr"] if group["maximize"] else -group["lr"]
+        by_host = self.checked_by_host(group, p)
+        if manifold is None:
+            return self._prepare_unconstrained(p, grad, lr, by_host)
+
+        step = self.state[p]["step"] if p in self.state else 0
+        view = GradientView(manifold, p, grad, seed=group["seed"], step=step, number=number)
+        block = group["selection"].select(view)
+        derivatives = view.derivatives(block) if by_host else None
+
+        def rule(derivatives: Tensor, squared_norm: Tensor) -> Tensor:
+            return lr * derivatives / squared_norm
+
+        def update() -> None:
+            if derivatives is not None:
+                times = rule(derivatives, manifold.squared_norm(p, block))
+                manifold.move_(p, block, times)
+            else:
+                manifold.descend_(p, grad, block, self._guard.guard(rule))
+            self.state[p]["step"] = step + 1
+            self.restore(p, manifold, _size(block, view.num_coordinates))
+
+        return derivatives, update
+
+    def _prepare_unconstrained(
+        self, p: Tensor, grad: Tensor, lr: float | Tensor, by_host: bool
+    ) -> Update:
+        def update() -> None:
+            if not by_host:
+                p.add_(torch.where(self._guard.admit(grad).all(), lr * grad, 0.0))
+            elif isinstance(lr, Tensor):
+                p.add_(lr * grad)
+            else:
+                p.add_(grad, alpha=lr)
+
+        return (grad if by_host else None), update
+
+
+def _size(block: CoordinateBlock, num_coordinates: int) -> int:
+    """Number of coordinates in a block."""
+    if isinstance(block, All):
+        return num_coordinates
+    if isinstance(block, Coordinates):
+        return block.index.shape[-1]
+    n, r = block.axes.shape[-2:]
+    return n * r * (r - 1) // 2
