@@ -329,7 +329,7 @@ class OrthogonalGroup(CoordinateManifold):
     ) -> tuple[bool, str | None]:
         if x.dtype not in _DTYPES:
             return False, f"it is {x.dtype}; OrthogonalGroup works in float32 and float64"
-        gram = x.mT @ x
+        gram = x.detach().mT @ x.detach()
         gram.diagonal(dim1=-2, dim2=-1).sub_(1)
         error = float(gram.abs().max()) if gram.numel() else 0.0
         if error <= atol + rtol:
@@ -342,7 +342,7 @@ class OrthogonalGroup(CoordinateManifold):
     def _check_vector_on_tangent(
         self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
     ) -> tuple[bool, str | None]:
-        a = x.mT @ u
+        a = x.detach().mT @ u.detach()
         error = (a + a.mT).abs().amax((-2, -1))
         allowed = atol + rtol * u.abs().amax((-2, -1))
         if bool((error <= allowed).all()):

@@ -28,7 +28,7 @@ def pair_to_number(j: Tensor, l: Tensor, d: int) -> Tensor:
     Tensor
         i = j·d − j(j + 1)/2 + (l − j − 1), the shape of `j`.
     """
-    return j * d - torch.div(j * (j + 1), 2, rounding_mode="floor") + (l - j - 1)
+    return (j * (2 * d - 3 - j) >> 1) + l - 1
 
 
 def number_to_pair(index: Tensor, d: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def number_to_pair(index: Tensor, d: int) -> tuple[Tensor, Tensor]:
     """
     b = 2 * d - 1
     j = ((b - (b * b - 8 * index).double().sqrt()) / 2).long()
-    return j, index - j * d + torch.div(j * (j + 1), 2, rounding_mode="floor") + j + 1
+    return j, index + 1 - (j * (2 * d - 3 - j) >> 1)
 
 
 def round_robin(d: int, *, device: torch.device | None = None) -> Tensor:

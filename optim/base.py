@@ -12,7 +12,7 @@ from geoopt.manifolds import Manifold
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..manifolds import CoordinateManifold
+from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates
 from .finite import FiniteGuard, raise_not_finite
 
 __all__ = ["ManifoldOptimizer", "Update"]
@@ -142,8 +142,8 @@ class ManifoldOptimizer(Optimizer):
         """Whether the derivatives of a parameter are checked before anything is changed."""
         return p.device.type == "cpu" or bool(group["strict"])
 
-    def restore(self, p: Tensor, manifold: Manifold, moved: int) -> None:
-        """Keep a point on its manifold, after `moved` of its coordinates have been moved.
+    def restore(self, p: Tensor, manifold: Manifold, block: CoordinateBlock) -> None:
+        """Keep a point on its manifold, after the coordinates of a block have been moved.
 
         Once about every coordinate has had its turn, the manifold takes rounding away: then its
         cost, spread over the moves, is of the order of their own. Counted on the host, from shapes.
@@ -152,7 +152,8 @@ class ManifoldOptimizer(Optimizer):
             return
         total = manifold.num_coordinates(p)
         state = self.state[p]
-        state["moved"] = state.get("moved", 0) + min(moved, math.ceil(total / _DENSE_STEPS))
+        moved = min(_size(block, total), math.ceil(total / _DENSE_STEPS))
+        state["moved"] = state.get("moved", 0) + moved
         if state["moved"] >= total:
             manifold.restore_(p)
             state["moved"] = 0
@@ -211,6 +212,16 @@ def manifold_of(p: Tensor) -> Manifold | None:
     if isinstance(manifold, CoordinateManifold):
         return manifold
     return None if isinstance(manifold, geoopt.Euclidean) else manifold
+
+
+def _size(block: CoordinateBlock, num_coordinates: int) -> int:
+    """Number of coordinates in a block."""
+    if isinstance(block, All):
+        return num_coordinates
+    if isinstance(block, Coordinates):
+        return block.index.shape[-1]
+    n, r = block.axes.shape[-2:]
+    return n * r * (r - 1) // 2
 
 
 def describe(selection: object) -> str:

@@ -101,7 +101,8 @@ class Block:
         Whether to pass over coordinates that share an axis with one chosen before. Then all moves
         commute, and on the orthogonal group a step is `size` rotations, O(size·d). Without it, the
         exact exponential of a block whose pairs share columns is a dense d×d one, O(d³): the same
-        order as SRGD, however small the block. A disjoint block has at most ⌊d/2⌋ pairs.
+        order as SRGD, however small the block. A disjoint block has at most ⌊d/2⌋ pairs; to choose
+        it, all coordinates are ranked, and an accelerator is waited for.
 
     Raises
     ------
@@ -183,8 +184,12 @@ def _first_disjoint(axes: Tensor, num_axes: int, k: int) -> Tensor:
     flat = axes.flatten(-2)
     taken = torch.zeros(*batch, m, dtype=torch.bool, device=axes.device)
     alive = ~taken
-    while bool(alive.any()):
+    while True:
         candidate = torch.where(alive, place, m)
+        # What is taken before the first candidate stays the beginning of the result.
+        settled = taken & (place < candidate.amin(-1, keepdim=True))
+        if bool((settled.sum(-1) >= k).all()):
+            break
         first = torch.full((*batch, num_axes), m, device=axes.device).scatter_reduce(
             -1, flat, candidate.repeat_interleave(a, -1), "amin"
         )

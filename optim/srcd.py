@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates
+from ..manifolds import CoordinateManifold
 from .base import ManifoldOptimizer, Update, manifold_of
 from .gradient import GradientView
 from .selection import Selection, Uniform
@@ -134,7 +134,7 @@ class SRCD(ManifoldOptimizer):
             else:
                 manifold.descend_(p, grad, block, self._guard.guard(rule))
             self.state[p]["step"] = step + 1
-            self.restore(p, manifold, _size(block, view.num_coordinates))
+            self.restore(p, manifold, block)
 
         return derivatives, update
 
@@ -150,13 +150,3 @@ class SRCD(ManifoldOptimizer):
                 p.add_(grad, alpha=lr)
 
         return (grad if by_host else None), update
-
-
-def _size(block: CoordinateBlock, num_coordinates: int) -> int:
-    """Number of coordinates in a block."""
-    if isinstance(block, All):
-        return num_coordinates
-    if isinstance(block, Coordinates):
-        return block.index.shape[-1]
-    n, r = block.axes.shape[-2:]
-    return n * r * (r - 1) // 2

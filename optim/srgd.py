@@ -9,6 +9,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..manifolds import All
 from .base import ManifoldOptimizer, Update, manifold_of
 
 __all__ = ["SRGD"]
@@ -121,6 +122,6 @@ class SRGD(ManifoldOptimizer):
             p.copy_(new)
             if group["momentum"]:
                 state["momentum_buffer"] = buffer
-            self.restore(p, manifold, p.numel())
+            self.restore(p, manifold, All())
 
         return (rgrad if self.checked_by_host(group, p) else None), update
