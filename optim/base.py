@@ -142,7 +142,9 @@ class ManifoldOptimizer(Optimizer):
         """Whether the derivatives of a parameter are checked before anything is changed."""
         return p.device.type == "cpu" or bool(group["strict"])
 
-    def restore(self, p: Tensor, manifold: Manifold, block: CoordinateBlock) -> None:
+    def restore(
+        self, group: dict[str, Any], p: Tensor, manifold: Manifold, block: CoordinateBlock
+    ) -> None:
         """Keep a point on its manifold, after the coordinates of a block have been moved.
 
         Once about every coordinate has had its turn, the manifold takes rounding away: then its
@@ -155,7 +157,11 @@ class ManifoldOptimizer(Optimizer):
         moved = min(_size(block, total), math.ceil(total / _DENSE_STEPS))
         state["moved"] = state.get("moved", 0) + moved
         if state["moved"] >= total:
-            manifold.restore_(p)
+            if self.checked_by_host(group, p):
+                manifold.restore_(p)
+            else:
+                restored = manifold.restore_(p.clone())
+                p.copy_(torch.where(self._guard.stopped(p.device), p, restored))
             state["moved"] = 0
 
     def state_dict(self) -> dict[str, Any]:

@@ -41,6 +41,10 @@ class FiniteGuard:
         self._flags[device] |= ~finite.all()
         return admitted
 
+    def stopped(self, device: torch.device) -> Tensor:
+        """Return whether moves are stopped, on a device that :meth:`admit` has seen."""
+        return self._flags[device]
+
     def guard(self, rule: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
         """Return `rule` with the times of derivatives that are not admitted set to zero."""
 

@@ -53,7 +53,8 @@ class Randomness:
         rejection; k = high gives a whole permutation.
         """
         x = torch.arange(k, device=self._device).expand(*batch, k)
-        for _ in range(6 * max(1, (high - 1).bit_length())):
+        # Every round about halves what is left of the bias: 18 are the least that hides it.
+        for _ in range(6 * max(3, (high - 1).bit_length())):
             partner = (self.integers(high, *batch, 1) - x) % high
             self._advance()
             coin = torch.maximum(x, partner)

@@ -65,8 +65,10 @@ class Cyclic(_One):
 
     def choose(self, view: GradientView, k: int) -> Tensor:
         """Take the next k coordinates."""
-        first = view.step * k
-        index = torch.arange(first, first + k, device=view.x.device) % view.num_coordinates
+        total = view.num_coordinates
+        # All of them, for a disjoint block to choose from: the first choice moves on by one a step.
+        first = view.step * (k if k < total else 1)
+        index = torch.arange(first, first + k, device=view.x.device) % total
         return index.expand(*view.batch, k)
 
 
@@ -126,7 +128,7 @@ class Block:
             raise ValueError(f"Block(size={self.size}): a block has at least one coordinate")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"Block(fraction={self.fraction}): expected a share in (0, 1]")
-        if not isinstance(self.rule, Rule):
+        if isinstance(self.rule, type) or not isinstance(self.rule, Rule):
             raise TypeError(
                 f"Block(rule={self.rule!r}): expected an object with a method choose(view, k), "
                 "such as GaussSouthwell(), Uniform() or Cyclic()"

@@ -134,7 +134,7 @@ class SRCD(ManifoldOptimizer):
             else:
                 manifold.descend_(p, grad, block, self._guard.guard(rule))
             self.state[p]["step"] = step + 1
-            self.restore(p, manifold, block)
+            self.restore(group, p, manifold, block)
 
         return derivatives, update
 

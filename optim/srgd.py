@@ -122,6 +122,6 @@ class SRGD(ManifoldOptimizer):
             p.copy_(new)
             if group["momentum"]:
                 state["momentum_buffer"] = buffer
-            self.restore(p, manifold, All())
+            self.restore(group, p, manifold, All())
 
         return (rgrad if self.checked_by_host(group, p) else None), update

@@ -1,0 +1,110 @@
+"""Checkpoints: plain data, written atomically, and read back with suspicion."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .atomic import atomic_write
+
+FORMAT = "givens checkpoint"
+VERSION = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, or does not fit what it is loaded into."""
+
+
+def plain(value: Any, name: str = "state") -> Any:
+    """Copy a state down to plain data: what `torch.load` reads with ``weights_only=True``.
+
+    Tensors become copies on the CPU, without their subclass (a saved `geoopt.ManifoldParameter`
+    could not be read back) and with the same strides.
+
+    Parameters
+    ----------
+    value
+        Nested dictionaries, lists and tuples of tensors, numbers, strings and None.
+    name : str
+        What the value is called in an error.
+
+    Raises
+    ------
+    TypeError
+        When something else is in it, naming the place.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().as_subclass(Tensor).to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        # A Counter stays one: a milestone scheduler asks it for keys that it does not have.
+        kind = type(value) if isinstance(value, (Counter, OrderedDict)) else dict
+        return kind({key: plain(item, f"{name}[{key!r}]") for key, item in value.items()})
+    if isinstance(value, (list, tuple)):
+        items = [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    for kind in (bool, int, float, complex, str, bytes):
+        if isinstance(value, kind):  # also strips subclasses, such as numpy's float64
+            return kind(value)
+    if value is None or isinstance(value, (torch.dtype, torch.device, torch.Size)):
+        return value
+    raise TypeError(
+        f"a checkpoint holds plain data only (tensors, numbers, strings, lists, dictionaries); "
+        f"{name} is a {type(value).__qualname__}"
+    )
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state to a file; when that fails, an older file at `path` stays as it was.
+
+    Parameters
+    ----------
+    path : Path
+        The file to create or replace.
+    state : mapping
+        Plain data (see `plain`).
+
+    Raises
+    ------
+    OSError
+        When the file cannot be written.
+    """
+    with atomic_write(path) as file:
+        torch.save({"format": FORMAT, "version": VERSION, **state}, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, onto the CPU, and without running any code from it.
+
+    Raises
+    ------
+    CheckpointError
+        When there is no such file, or it is damaged, or was written by something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint at {path}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (RuntimeError, ValueError, EOFError, KeyError, IndexError, AttributeError) as error:
+        raise CheckpointError(_unreadable(path)) from error
+    except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise CheckpointError(_unreadable(path)) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of givens: it lacks the mark {FORMAT!r}")
+    if state.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint version {state.get('version')}; this givens reads {VERSION}"
+        )
+    return state
+
+
+def _unreadable(path: Path) -> str:
+    return f"{path} is damaged, or not a checkpoint of givens; it was left as it is"

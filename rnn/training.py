@@ -1,0 +1,487 @@
+"""A training loop: any model, any optimizers, any task."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from copy import deepcopy
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from ..optim.base import ManifoldOptimizer
+from .atomic import atomic_write
+from .checkpoint import CheckpointError, load_checkpoint, plain, save_checkpoint
+from .logs import JSONLinesLog, MetricsLog, TensorBoardLog, read_metrics, write_csv
+from .progress import ProgressBar
+from .tasks import Batch, HeldOut, Task
+
+# Batches of a task without held-out data that an evaluation takes.
+FRESH_BATCHES = 8
+
+
+class DivergenceError(FloatingPointError):
+    """Training stopped: a loss or a derivative is not finite.
+
+    Attributes
+    ----------
+    step : int
+        The step at which it happened.
+    checkpoint : Path
+        The last good checkpoint.
+    """
+
+    def __init__(self, reason: str, step: int, checkpoint: Path, saved: int | None) -> None:
+        kept = (
+            "there is no checkpoint yet"
+            if saved is None
+            else f"the last good checkpoint is {checkpoint}, of step {saved}"
+        )
+        super().__init__(f"stopped at step {step}: {reason}; {kept}")
+        self.step = step
+        self.checkpoint = checkpoint
+
+
+class InterruptedTraining(KeyboardInterrupt):
+    """Training stopped on request (Ctrl-C), after a step was finished and saved.
+
+    Attributes
+    ----------
+    step : int
+        The steps that were done.
+    checkpoint : Path
+        Where to resume from.
+    """
+
+    def __init__(self, step: int, checkpoint: Path) -> None:
+        super().__init__(f"interrupted after {step} steps; saved to {checkpoint}")
+        self.step = step
+        self.checkpoint = checkpoint
+
+
+class Trainer:
+    """Train a model on a task, with logs and checkpoints in a folder.
+
+    Step s computes the loss on batch s, after s updates, and then makes one update more. The folder
+    gets
+
+    - ``config.json``: the task, its baseline, and `config`;
+    - ``metrics.jsonl``: every `log_every` steps the loss and the metrics of that step's batch
+      and the seconds spent; where the model was evaluated, ``test loss`` and ``test …`` too;
+    - ``metrics.csv``: the same as a table, written at the end;
+    - ``checkpoint.pt``: the last good state, replaced every `checkpoint_every` steps.
+
+    A checkpoint of step s is written only when the loss on batch s is finite, so a state that has
+    diverged does not replace a good one. On a CPU a run that is stopped and resumed makes the same
+    numbers, bit for bit, as one that is not, provided that the task's batches are functions of
+    their number (see `Task`).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps a batch's input to what the task's loss takes.
+    optimizers : torch.optim.Optimizer or sequence of them
+        All step after every backward pass, in order. Those that need a closure (LBFGS) are not
+        supported. A parameter that belongs to none of them keeps its value.
+    task : Task
+        Batches, loss, metrics and baseline.
+    run_dir : path
+        The folder; made when it is missing.
+    schedulers : sequence of learning-rate schedulers
+        Each steps once an iteration; `ReduceLROnPlateau` is given the loss.
+    config : mapping, optional
+        The settings of the run, as JSON can write them: stored in the folder and in the checkpoint.
+    log_every, checkpoint_every : int
+        Steps between two records, and between two checkpoints.
+    evaluate_every : int, optional
+        Steps between two evaluations (see `evaluate`). There is always one at the end.
+    tensorboard : bool
+        Also write TensorBoard events, to ``run_dir/tensorboard`` (extra ``tensorboard``).
+    progress : bool
+        Show a progress bar (extra ``cli``).
+
+    Attributes
+    ----------
+    step : int
+        Updates made so far.
+    seconds : float
+        Time spent in `train` so far, that of a run which was resumed included.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from givens.rnn import SequenceModel, Trainer
+    >>> from givens.rnn.tasks import AddingProblem
+    >>> task = AddingProblem(length=10, batch_size=16)
+    >>> model = SequenceModel(torch.nn.RNN(task.input_size, 8), task.output_size, task.readout)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> trainer = Trainer(model, optimizer, task, tempfile.mkdtemp(), progress=False)
+    >>> sorted(trainer.train(20))
+    ['test loss', 'test within 0.04']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        task: Task,
+        run_dir: str | Path,
+        *,
+        schedulers: Sequence[LRScheduler] = (),
+        config: Mapping[str, Any] | None = None,
+        log_every: int = 10,
+        checkpoint_every: int = 200,
+        evaluate_every: int | None = None,
+        tensorboard: bool = False,
+        progress: bool = True,
+    ) -> None:
+        for name, every in (("log_every", log_every), ("checkpoint_every", checkpoint_every)):
+            if every < 1:
+                raise ValueError(f"{name} must be at least 1, got {every}")
+        if evaluate_every is not None and evaluate_every < 1:
+            raise ValueError(f"evaluate_every must be None or at least 1, got {evaluate_every}")
+        self.model = model
+        self.optimizers = (
+            [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+        )
+        self.task = task
+        self.run_dir = Path(run_dir)
+        self.schedulers = list(schedulers)
+        self.config = dict(config or {})
+        self.log_every = log_every
+        self.checkpoint_every = checkpoint_every
+        self.evaluate_every = evaluate_every
+        self.tensorboard = tensorboard
+        self.progress = progress
+        self.step = 0
+        self.seconds = 0.0
+        self._saved: int | None = None  # the step of the checkpoint in the folder, if it is ours
+        self._interrupted = False
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The file of the last good state."""
+        return self.run_dir / "checkpoint.pt"
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file of the records."""
+        return self.run_dir / "metrics.jsonl"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a run needs to go on, as plain data on the CPU."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "config": plain(self.config, "config"),
+            "model": plain(self.model.state_dict(), "model"),
+            "optimizers": [
+                plain(optimizer.state_dict(), f"optimizers[{i}]")
+                for i, optimizer in enumerate(self.optimizers)
+            ],
+            "schedulers": [
+                plain(scheduler.state_dict(), f"schedulers[{i}]")
+                for i, scheduler in enumerate(self.schedulers)
+            ],
+            "random": {
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; the configuration is not touched.
+
+        Raises
+        ------
+        CheckpointError
+            When the state does not fit the model, the optimizers or the schedulers. Everything is
+            then as it was.
+        """
+        before = self.state_dict()
+        try:
+            self._load(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            self._load(before)
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else _one_line(error)
+            raise CheckpointError(f"the state is of another run: {reason}") from error
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        for name, parts in (("optimizers", self.optimizers), ("schedulers", self.schedulers)):
+            if len(state[name]) != len(parts):
+                raise ValueError(f"it has {len(state[name])} {name}, this run has {len(parts)}")
+        self.model.load_state_dict(state["model"])
+        # load_state_dict keeps a reference to the lists and dictionaries that it is given.
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(deepcopy(saved))
+        for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(deepcopy(saved))
+        torch.set_rng_state(state["random"]["cpu"])
+        if 0 < len(state["random"]["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        self.step = state["step"]
+        self.seconds = state["seconds"]
+
+    def resume(self) -> None:
+        """Go back to the checkpoint in the folder.
+
+        Raises
+        ------
+        CheckpointError
+            When it is missing, damaged, or of another run; nothing has changed then.
+        """
+        state = load_checkpoint(self.checkpoint_path)
+        try:
+            self.load_state_dict(state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.checkpoint_path} cannot be resumed: {error}") from error
+        self._saved = self.step
+
+    def train(self, steps: int, *, overwrite: bool = False) -> dict[str, float]:
+        """Train until `steps` updates have been made in all, and evaluate.
+
+        Ctrl-C finishes the step, saves a checkpoint and raises; a second one stops at once, and
+        leaves the last checkpoint.
+
+        Parameters
+        ----------
+        steps : int
+            The total number of updates, those before a resumption included.
+
+        overwrite : bool
+            Whether to replace another run in the folder.
+
+        Returns
+        -------
+        dict
+            The result of `evaluate` at the end, its names preceded by ``test``.
+
+        Raises
+        ------
+        DivergenceError
+            When a loss is NaN or infinite, or an optimizer meets such a derivative.
+        InterruptedTraining
+            After Ctrl-C.
+        FileExistsError
+            When the folder holds another run, and `overwrite` is False.
+        OSError
+            When the folder cannot be written to.
+        ValueError
+            When more than `steps` updates have been made already.
+        """
+        if steps < self.step:
+            raise ValueError(f"{self.step} steps are done, so the total cannot be {steps}")
+        new = self._saved is None
+        if new and not overwrite and (self.checkpoint_path.exists() or self.metrics_path.exists()):
+            raise FileExistsError(
+                f"{self.run_dir} holds a run already: resume it, overwrite it, or choose another "
+                "folder"
+            )
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.model.train()
+        with ExitStack() as stack:
+            logs: list[MetricsLog] = []
+            if self.tensorboard:
+                logs.append(TensorBoardLog(self.run_dir / "tensorboard", self.step))
+                stack.enter_context(closing(logs[-1]))
+            bar = None
+            if self.progress:
+                bar = ProgressBar(self.run_dir.name, self.step, steps, self.task.baseline)
+            self._write_config()
+            if new:
+                self.checkpoint_path.unlink(missing_ok=True)
+            logs.append(JSONLinesLog(self.metrics_path, 0 if new else self.step))
+            stack.enter_context(closing(logs[-1]))
+            stack.callback(self._write_table)
+            if bar is not None:
+                stack.enter_context(bar)
+            stack.enter_context(self._finishing_steps())
+            return self._loop(steps, logs, bar)
+
+    def _loop(
+        self, steps: int, logs: Sequence[MetricsLog], bar: ProgressBar | None
+    ) -> dict[str, float]:
+        started = time.perf_counter() - self.seconds
+        # Losses stay on the model's device until they are logged, so that no step waits for a GPU.
+        unchecked: list[tuple[int, Tensor]] = []
+        for step in range(self.step, steps):
+            saving = step != self._saved and (
+                step % self.checkpoint_every == 0 or self._interrupted
+            )
+            logging = step % self.log_every == 0
+            evaluating = self.evaluate_every is not None and step % self.evaluate_every == 0
+
+            state = self.state_dict() if saving else {}
+            input, target = self.task[step]
+            output = self.model(input)
+            loss = self.task.loss(output, target)
+            unchecked.append((step, loss.detach()))
+            if saving or logging:
+                self._check(unchecked)
+            if saving:
+                self._save(state)
+            if self._interrupted:
+                raise InterruptedTraining(step, self.checkpoint_path)
+
+            record = self._measure(loss, output, target) if logging else {}
+            if evaluating:
+                record |= self._evaluate()
+            if bar is not None:
+                bar.update(step, record)
+            self._write(logs, record, started)
+
+            self._update(loss, unchecked)
+            self.seconds = time.perf_counter() - started
+            self.step = step + 1
+
+        self._check(unchecked)
+        state = self.state_dict()
+        results = self._evaluate()
+        if self.step != self._saved:
+            self._save(state)
+        if bar is not None:
+            bar.update(steps, results)
+        self._write(logs, results, started)
+        return results
+
+    def _update(self, loss: Tensor, unchecked: list[tuple[int, Tensor]]) -> None:
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            for optimizer in self.optimizers:
+                optimizer.step()
+        except FloatingPointError as error:
+            self._check(unchecked)  # a loss that is not finite is the better explanation
+            raise self._divergence(self.step, _one_line(error)) from error
+        for scheduler in self.schedulers:
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(float(loss.detach()))
+            else:
+                scheduler.step()
+
+    def _measure(self, loss: Tensor, output: Tensor, target: Tensor) -> dict[str, float]:
+        with torch.no_grad():
+            metrics = self.task.metrics(output, target)
+        return {
+            "loss": float(loss.detach()),
+            **{name: float(value) for name, value in metrics.items()},
+        }
+
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate on the held-out data, or on batches that training has not come to."""
+        if isinstance(self.task, HeldOut):
+            batches = self.task.held_out()
+        else:
+            batches = (self.task[n] for n in range(self.step, self.step + FRESH_BATCHES))
+        results = evaluate(self.model, self.task, batches)
+        if not math.isfinite(results["loss"]):
+            raise self._divergence(self.step, f"the test loss is {results['loss']}")
+        return {f"test {name}": value for name, value in results.items()}
+
+    def _check(self, unchecked: list[tuple[int, Tensor]]) -> None:
+        """Raise at the first loss that is not finite, and forget the others; then ask the optimizers.
+
+        On an accelerator they put off telling of derivatives that are not finite.
+        """
+        if unchecked:
+            losses = torch.stack([loss for _, loss in unchecked]).tolist()
+            for (step, _), loss in zip(unchecked, losses, strict=True):
+                if not math.isfinite(loss):
+                    raise self._divergence(step, f"the loss is {loss}")
+            unchecked.clear()
+        try:
+            for optimizer in self.optimizers:
+                if isinstance(optimizer, ManifoldOptimizer):
+                    optimizer.check_finite()
+        except FloatingPointError as error:
+            raise self._divergence(self.step, _one_line(error)) from error
+
+    def _divergence(self, step: int, reason: str) -> DivergenceError:
+        return DivergenceError(reason, step, self.checkpoint_path, self._saved)
+
+    def _save(self, state: dict[str, Any]) -> None:
+        save_checkpoint(self.checkpoint_path, state)
+        self._saved = state["step"]
+
+    def _write(self, logs: Sequence[MetricsLog], numbers: dict[str, float], started: float) -> None:
+        if numbers:
+            seconds = round(time.perf_counter() - started, 3)
+            for log in logs:
+                log.write({"step": self.step, **numbers, "seconds": seconds})
+
+    def _write_config(self) -> None:
+        config = {
+            "task": self.task.name,
+            "baseline": self.task.baseline,
+            "baseline_name": self.task.baseline_name,
+            "config": self.config,
+        }
+        with atomic_write(self.run_dir / "config.json") as file:
+            file.write(json.dumps(config, indent=2).encode() + b"\n")
+
+    def _write_table(self) -> None:
+        write_csv(self.run_dir / "metrics.csv", read_metrics(self.metrics_path))
+
+    @contextmanager
+    def _finishing_steps(self) -> Iterator[None]:
+        """Let the first Ctrl-C ask for an end, and the second one interrupt as usual."""
+        self._interrupted = False
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may set handlers
+            return
+        previous = signal.getsignal(signal.SIGINT)
+
+        def finish(number: int, frame: FrameType | None) -> None:
+            self._interrupted = True
+            signal.signal(signal.SIGINT, previous)
+
+        signal.signal(signal.SIGINT, finish)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+def evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return the loss and the metrics of a model, the mean over batches, in evaluation mode.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left in the mode that it was in.
+    task : Task
+        Whose loss and metrics.
+    batches : iterable of (input, target)
+        Each counts the same, whatever its size.
+
+    Returns
+    -------
+    dict
+        ``loss`` and the names of ``task.metrics``.
+    """
+    training = model.training
+    model.eval()
+    rows: list[dict[str, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for input, target in batches:
+                output = model(input)
+                rows.append({"loss": task.loss(output, target), **task.metrics(output, target)})
+    finally:
+        model.train(training)
+    if not rows:
+        raise ValueError("there is no batch to evaluate on")
+    return {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
