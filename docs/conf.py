@@ -1,5 +1,6 @@
 """Settings of the documentation site: ``make docs``."""
 
+import re
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -10,7 +11,7 @@ import givens
 
 project = "givens"
 author = "The givens developers"
-copyright = f"2025, {author}"
+copyright = author
 version = release = givens.__version__
 
 extensions = [
@@ -45,7 +46,9 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_show_sourcelink = False
+html_sidebars = {"**": ["contents.html"]}
 html_theme_options = {
+    "navbar_center": [],
     "navigation_with_keys": False,
     "show_toc_level": 2,
     "secondary_sidebar_items": ["page-toc"],
@@ -55,13 +58,19 @@ html_theme_options = {
 
 
 # Formulas as MathML, which browsers draw by themselves: no script is loaded, and the site reads offline.
+def mathml(formula: str, *, display: bool) -> str:
+    # Braces and bars keep their size beside a superscript, as parentheses do.
+    drawn = tex2mathml(formula, as_block=display)
+    return re.sub(r"<mo( class=\"\w+\")?>([{}⟨⟩‖|])</mo>", r'<mo\1 stretchy="false">\2</mo>', drawn)
+
+
 def inline_formula(translator: HTML5Translator, node: nodes.math) -> None:
-    translator.body.append(tex2mathml(node.astext(), as_block=False))
+    translator.body.append(mathml(node.astext(), display=False))
     raise nodes.SkipNode
 
 
 def displayed_formula(translator: HTML5Translator, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>\n')
+    translator.body.append(f'<div class="formula">{mathml(node.astext(), display=True)}</div>\n')
     raise nodes.SkipNode
 
 

@@ -66,10 +66,10 @@ class Euclidean(CoordinateManifold, geoopt.Euclidean):
         entries = self._entries(x, block)
         # Along the dimensions of a point, so that strides do not matter; numbers that occur twice add up.
         where = torch.unravel_index(entries, point)
-        grid = torch.meshgrid(
-            *(torch.arange(n, device=x.device) for n in x.shape[: -self.ndim]), indexing="ij"
+        batch = (
+            torch.arange(n, device=x.device).view(-1, *(1,) * (entries.dim() - 1 - axis))
+            for axis, n in enumerate(entries.shape[:-1])
         )
-        batch = tuple(g.unsqueeze(-1).expand(entries.shape) for g in grid)
         return x.index_put_((*batch, *where), t.expand(entries.shape), accumulate=True)
 
     def _entries(self, x: Tensor, block: CoordinateBlock) -> Tensor:

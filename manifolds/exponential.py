@@ -50,15 +50,15 @@ def expm1(a: Tensor) -> Tensor:
     row_sum = a.abs().sum(-1).amax(-1)
     norm = torch.minimum(row_sum, torch.linalg.matrix_norm(a.detach()) / math.sqrt(2)).detach()
     if a.device.type == "cpu" or a.shape[-1] > _SMALL:
-        largest = norm.max().item() if norm.numel() else 0.0
+        # A matrix that is not finite has no say in how the others of its batch are computed.
+        finite = norm.nan_to_num(nan=0.0, posinf=0.0)
+        largest = finite.max().item() if norm.numel() else 0.0
         if largest <= _radius(2, a.dtype):
             return a + a @ a / 2
         if largest <= _radius(4, a.dtype):
             square = a @ a
             return a + square / 2 + square @ (a / 6 + square / 24)
-        most = 0
-        if math.isfinite(largest):
-            most = max(0, math.ceil(math.log2(largest / _radius(8, a.dtype))))
+        most = max(0, math.ceil(math.log2(largest / _radius(8, a.dtype))))
     else:
         most = _MOST_SQUARINGS
     halvings = torch.log2(norm / _radius(8, a.dtype)).ceil().clamp(0, most)

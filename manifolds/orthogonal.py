@@ -125,6 +125,7 @@ class OrthogonalGroup(CoordinateManifold):
 
     def projx(self, x: Tensor) -> Tensor:
         """Nearest orthogonal matrix: the polar factor, by a singular value decomposition."""
+        self._assert_dtype(x.dtype)
         return self.restore_(polar_factor(x))
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
@@ -156,10 +157,10 @@ class OrthogonalGroup(CoordinateManifold):
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Log_x(y): the shortest tangent vector u with Exp_x(u) = y.
 
-        With Q = xᵀy = S + K, S symmetric and K skew (they commute), log Q = θ(S)K with
-        θ(cos φ) = φ/sin φ: one symmetric eigendecomposition. The cut locus is an eigenvalue −1 of Q,
-        where there are several shortest vectors and one of them is returned; up to about the square
-        root of the precision around it the angle is taken for π.
+        With Q = xᵀy = R² and R = S + K, S symmetric and K skew (they commute), log Q = 2·θ(S)K with
+        θ(cos φ) = φ/sin φ: one singular value decomposition and one symmetric eigendecomposition. The
+        cut locus is an eigenvalue −1 of Q, where there are several shortest vectors and one of them is
+        returned; up to the square root of the precision around it the angle is taken for π.
 
         Raises
         ------
@@ -345,7 +346,7 @@ class OrthogonalGroup(CoordinateManifold):
         a = x.detach().mT @ u.detach()
         error = (a + a.mT).abs().amax((-2, -1))
         allowed = atol + rtol * u.abs().amax((-2, -1))
-        if bool((error <= allowed).all()):
+        if bool((error.isfinite() & (error <= allowed)).all()):
             return True, None
         return False, (
             f"max |xᵀu + uᵀx| is {float(error.max()):.1e}; OrthogonalGroup().proju(x, u) gives the "
@@ -377,23 +378,24 @@ class OrthogonalGroup(CoordinateManifold):
     def _log(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithm of xᵀy, and whether x and y lie on one component."""
         q = x.mT @ y
-        k = (q - q.mT) / 2
-        cosine, v = torch.linalg.eigh((q + q.mT) / 2)  # ascending
-        cosine = cosine.clamp(-1, 1)
-        angle = torch.arccos(cosine)
-        # Where sin φ is lost in rounding: φ/sin φ = 1 + (1 − cos φ)/3 + … near 0; near π the planes
-        # are those of consecutive eigenvectors, turned by π.
+        d = q.shape[-1]
         eps = torch.finfo(q.dtype).eps
+        # The square root R of Q is the polar factor of I + Q. Where Q is −1, I + Q is 0 and leaves R
+        # free: there R is a quarter turn in the planes of consecutive singular vectors.
+        u, s, vh = torch.linalg.svd(q + torch.eye(d, dtype=q.dtype, device=q.device))
+        odd = d % 2  # an eigenvalue 1 of Q, the largest of I + Q, has no partner
+        first, second = vh.mT[..., odd:].unflatten(-1, (d // 2, 2)).unbind(-1)
+        quarter_turn = torch.stack([second, -first], -1).flatten(-2)
+        free = (s[..., odd::2] < math.sqrt(eps)).repeat_interleave(2, -1).unsqueeze(-2)
+        image = torch.where(free, quarter_turn, u[..., odd:])
+        r = torch.cat([u[..., :odd], image], -1) @ vh
+        # Its angles are at most π/2, where φ/sin φ is a smooth function of cos φ.
+        cosine, v = torch.linalg.eigh((r + r.mT) / 2)
+        cosine = cosine.clamp(-1, 1)
         flat = 1 - cosine < 4 * eps
-        opposite = 1 + cosine < 4 * eps
         sine = torch.sqrt((1 - cosine) * (1 + cosine))
-        ratio = torch.where(flat | opposite, 1.0, angle / torch.where(flat | opposite, 1.0, sine))
-        ratio = torch.where(opposite, 0.0, ratio)
-        log = (v * ratio.unsqueeze(-2)) @ (v.mT @ k)
-        even = v.shape[-1] // 2 * 2
-        first, second = v[..., 0:even:2], v[..., 1:even:2]
-        half_turn = math.pi * opposite[..., 1:even:2].to(q.dtype).unsqueeze(-2)
-        log = log + (first * half_turn) @ second.mT - (second * half_turn) @ first.mT
+        ratio = torch.where(flat, 1.0, torch.arccos(cosine) / torch.where(flat, 1.0, sine))
+        log = (v * ratio.unsqueeze(-2)) @ (v.mT @ (r - r.mT))
         return (log - log.mT) / 2, torch.linalg.det(q) > 0
 
 

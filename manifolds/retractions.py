@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .exponential import expm1
 from .pairs import round_robin
-from .rotations import rotate_columns_
+from .rotations import rotate_columns
 
 __all__ = ["RETRACTIONS", "cayley", "exponential", "givens", "polar", "polar_factor", "qr"]
 
@@ -47,12 +47,11 @@ def givens(x: Tensor, a: Tensor) -> Tensor:
     The order is that of a round-robin tournament, so that d(d − 1)/2 rotations are about d rounds of
     disjoint ones; 3d³ flops and nothing but rotations.
     """
-    y = x.clone()
     for pairs in round_robin(x.shape[-1], device=x.device):
         j, l = pairs.expand(*x.shape[:-2], *pairs.shape).unbind(-1)
         angle = a.flatten(-2).gather(-1, j * x.shape[-1] + l)
-        rotate_columns_(y, j, l, angle)
-    return y
+        x = rotate_columns(x, j, l, angle)
+    return x
 
 
 RETRACTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -65,6 +64,14 @@ RETRACTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def polar_factor(m: Tensor) -> Tensor:
-    """Orthogonal matrix nearest to `m` in Frobenius norm: UVᵀ for m = UΣVᵀ."""
-    u, _, vh = torch.linalg.svd(m)
-    return u @ vh
+    """Orthogonal matrix nearest to `m` in Frobenius norm: UVᵀ for m = UΣVᵀ.
+
+    Its derivative is U((C − Cᵀ)/(σ_i + σ_j))Vᵀ with C = Uᵀ·dm·V. Those of U and V alone are infinite
+    where singular values meet, as those of I + A do, in pairs, for every skew A.
+    """
+    u, s, vh = torch.linalg.svd(m.detach())
+    c = u.mT @ m @ vh.mT
+    sums = s.unsqueeze(-1) + s.unsqueeze(-2)
+    # c is Σ: what is added is 0, but for its derivative.
+    slope = u @ ((c - c.mT) / (sums + torch.finfo(s.dtype).tiny)) @ vh
+    return u @ vh + (slope - slope.detach())

@@ -1,4 +1,4 @@
-"""Plane rotations of disjoint pairs of columns, in place: the arithmetic of a coordinate move."""
+"""Plane rotations of disjoint pairs of columns: the arithmetic of a coordinate move."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["rotate_columns_"]
+__all__ = ["rotate_columns", "rotate_columns_"]
 
 
 def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
@@ -36,6 +36,19 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     Tensor
         `x`. Costs O(k·m) per matrix, and never waits for an accelerator.
     """
+    first, second = _rotated(x, j, l, angle)
+    x.scatter_(-1, _columns(x, j), first)
+    return x.scatter_(-1, _columns(x, l), second)
+
+
+def rotate_columns(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
+    """Out-of-place :func:`rotate_columns_`, through which gradients flow."""
+    first, second = _rotated(x, j, l, angle)
+    return x.scatter(-1, _columns(x, j), first).scatter_(-1, _columns(x, l), second)
+
+
+def _rotated(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns j and l after the rotation, each of shape ``(..., m, k)``."""
     angle = angle.double()
     quarter = torch.round(angle * (2 / math.pi))
     sine = torch.sin(angle - quarter * (math.pi / 2)).to(x.dtype)
@@ -55,9 +68,7 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     sine, high, low = sine.unsqueeze(-2), high.unsqueeze(-2), low.unsqueeze(-2)
     lean = torch.addcmul(second, high, first).addcmul_(low, first)
     lift = torch.addcmul(first, high, second, value=-1).addcmul_(low, second, value=-1)
-    x.scatter_(-1, _columns(x, j), first.addcmul_(sine, lean, value=-1))
-    x.scatter_(-1, _columns(x, l), second.addcmul_(sine, lift))
-    return x
+    return torch.addcmul(first, sine, lean, value=-1), torch.addcmul(second, sine, lift)
 
 
 def _columns(x: Tensor, index: Tensor) -> Tensor:

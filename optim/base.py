@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -178,8 +179,8 @@ class ManifoldOptimizer(Optimizer):
         Raises
         ------
         ValueError
-            If the state is another optimizer's or was saved with another selection. Nothing is
-            changed then.
+            If the state is another optimizer's, was saved with another selection or for parameters
+            of other shapes, or has an option out of range. Nothing is changed then.
         """
         groups = state_dict["param_groups"]
         if len(groups) != len(self.param_groups):
@@ -201,7 +202,19 @@ class ManifoldOptimizer(Optimizer):
                         f"{describe(own['selection'])}; build it with the same selection"
                     )
                 loaded[-1]["selection"] = own["selection"]
+            self.check_options(loaded[-1])
+            for key, p in zip(saved["params"], own["params"], strict=False):
+                for name, value in state_dict["state"].get(key, {}).items():
+                    if isinstance(value, Tensor) and value.shape != p.shape:
+                        raise ValueError(
+                            f"{name} of parameter {key} has shape {tuple(value.shape)} in the state; "
+                            f"the parameter has {tuple(p.shape)}"
+                        )
+        selections = [group.get("selection") for group in self.param_groups]
         super().load_state_dict({**state_dict, "param_groups": loaded})
+        for group, selection in zip(self.param_groups, selections, strict=True):
+            if selection is not None:
+                group["selection"] = selection  # not torch's copy
 
     def _parameters(self) -> Iterator[tuple[int, dict[str, Any], Tensor]]:
         number = 0
@@ -231,10 +244,8 @@ def _size(block: CoordinateBlock, num_coordinates: int) -> int:
 
 
 def describe(selection: object) -> str:
-    """Text that identifies a selection and its settings, in a saved state."""
-    if type(selection).__repr__ is object.__repr__:
-        return type(selection).__qualname__
-    return repr(selection)
+    """Text that identifies a selection and its settings, in a saved state: no memory addresses."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(selection))
 
 
 def _describe(number: int, group: dict[str, Any], p: Tensor) -> str:

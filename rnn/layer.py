@@ -50,7 +50,7 @@ class OrthogonalRNN(nn.Module):
         Where the recurrent matrices start: a name in
         :data:`~givens.rnn.initialization.INITIALIZATIONS`, or a function of the same signature.
     device, dtype
-        Where and in what precision to make the parameters, as in every torch module.
+        Where and in what precision to make the parameters: torch.float32 or torch.float64.
 
     Attributes
     ----------
@@ -186,7 +186,11 @@ class OrthogonalRNN(nn.Module):
         Raises
         ------
         ValueError
-            If `init` gives a matrix that is not d×d and orthogonal. Nothing has changed then.
+            If `init` gives a matrix that is not d×d and orthogonal.
+        TypeError
+            If a recurrent weight has been replaced by a plain parameter.
+
+        Either way nothing has changed.
         """
         layers = [self._parameters_of(k) for k in range(self.num_layers)]
         starts = [self._recurrent_start(weight_hh) for _, weight_hh, _, _ in layers]

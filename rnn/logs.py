@@ -15,6 +15,10 @@ from .extras import extra
 Record: TypeAlias = dict[str, float]
 
 
+class MetricsError(ValueError):
+    """A file of metrics that cannot be read."""
+
+
 class MetricsLog(Protocol):
     """Where records go: dictionaries of numbers, one of which is ``step``."""
 
@@ -40,7 +44,7 @@ class JSONLinesLog:
     """
 
     def __init__(self, path: Path, step: int = 0) -> None:
-        kept = read_metrics(path) if path.exists() else []
+        kept = read_metrics(path) if step > 0 and path.exists() else []
         with atomic_write(path) as file:
             for record in kept:
                 if record["step"] < step:
@@ -77,17 +81,17 @@ class TensorBoardLog:
     def __init__(self, folder: Path, step: int = 0) -> None:
         with extra("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
-        self._writer = SummaryWriter(folder, purge_step=step)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(folder, purge_step=step)
 
     def write(self, record: Mapping[str, float]) -> None:
         """Write every number of a record as a scalar."""
         for name, value in record.items():
             if name != "step":
-                self._writer.add_scalar(name, value, record["step"])  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
         """Flush and close."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -97,7 +101,7 @@ def read_metrics(path: Path) -> list[Record]:
 
     Raises
     ------
-    ValueError
+    MetricsError
         When another line is not a JSON object with a ``step``, with its number.
     """
     lines = path.read_bytes().split(b"\n")[:-1]
@@ -107,7 +111,7 @@ def read_metrics(path: Path) -> list[Record]:
             record = json.loads(line)
             record["step"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: not a record of metrics") from None
+            raise MetricsError(f"{path}, line {number}: not a record of metrics") from None
         records.append(record)
     return records
 

@@ -31,20 +31,24 @@ class ProgressBar:
             from rich import progress
             from rich.console import Console
         self._progress = progress.Progress(
-            progress.TextColumn("{task.description}"),
             progress.BarColumn(bar_width=None),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[numbers]}"),
+            progress.TextColumn("{task.fields[speed]}"),
             progress.TimeRemainingColumn(compact=True),
             console=Console(stderr=True),
             expand=True,
         )
+        self._title = title
         self._baseline = baseline
         self._start = step
-        self._numbers = ""
-        self._task = self._progress.add_task(title, total=steps, completed=step, numbers="")
+        self._numbers: dict[str, float] = {}
+        self._task = self._progress.add_task(
+            title, total=steps, completed=step, numbers="", speed=""
+        )
 
     def __enter__(self) -> ProgressBar:
+        self._progress.console.print(self._title, highlight=False)
         self._progress.start()
         return self
 
@@ -66,10 +70,18 @@ class ProgressBar:
         numbers : mapping
             Losses and metrics by name; empty where none were measured.
         """
-        if numbers:
-            shown = [f"{name} {value:.3g}" for name, value in numbers.items()]
-            shown.insert(1, f"(baseline {self._baseline:.3g})")
-            self._numbers = "  ".join(shown)
+        self._numbers.update(numbers)
+        # A line is short: what was measured on unseen data stands for the same on the batch.
+        shown = [
+            f"{name} {value:.3g}"
+            for name, value in self._numbers.items()
+            if name != "test loss" and (name == "loss" or f"test {name}" not in self._numbers)
+        ]
+        shown.insert(1, f"(baseline {self._baseline:.3g})")
         elapsed = self._progress.tasks[0].elapsed
-        speed = f"{(step - self._start) / elapsed:.3g} steps/s" if elapsed else ""
-        self._progress.update(self._task, completed=step, numbers=f"{self._numbers}  {speed}")
+        self._progress.update(
+            self._task,
+            completed=step,
+            numbers=" ".join(shown),
+            speed=f"{(step - self._start) / elapsed:.3g}/s" if elapsed else "",
+        )

@@ -1,7 +1,7 @@
 """The recurrence h_t = φ(u_t + h_{t−1} Wᵀ) of a simple recurrent network, forward and backward.
 
 :func:`recurrence_reference` states it; :func:`recurrence` computes the same faster and in less
-memory, and is what the layer runs.
+memory; :func:`recurrence_`, its in-place form, is what the layer runs.
 """
 
 from __future__ import annotations

@@ -184,14 +184,8 @@ class Trainer:
             "seconds": self.seconds,
             "config": plain(self.config, "config"),
             "model": plain(self.model.state_dict(), "model"),
-            "optimizers": [
-                plain(optimizer.state_dict(), f"optimizers[{i}]")
-                for i, optimizer in enumerate(self.optimizers)
-            ],
-            "schedulers": [
-                plain(scheduler.state_dict(), f"schedulers[{i}]")
-                for i, scheduler in enumerate(self.schedulers)
-            ],
+            "optimizers": _states(self.optimizers, "optimizers"),
+            "schedulers": _states(self.schedulers, "schedulers"),
             "random": {
                 "cpu": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -216,15 +210,19 @@ class Trainer:
             raise CheckpointError(f"the state is of another run: {reason}") from error
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        for name, parts in (("optimizers", self.optimizers), ("schedulers", self.schedulers)):
-            if len(state[name]) != len(parts):
-                raise ValueError(f"it has {len(state[name])} {name}, this run has {len(parts)}")
+        stepping: dict[str, Sequence[Any]] = {
+            "optimizers": self.optimizers,
+            "schedulers": self.schedulers,
+        }
+        for name, parts in stepping.items():
+            ours = [type(part).__name__ for part in parts]
+            theirs = [saved["class"] for saved in state[name]]
+            if ours != theirs:
+                raise ValueError(f"its {name} are {theirs}, those of this run {ours}")
         self.model.load_state_dict(state["model"])
-        # load_state_dict keeps a reference to the lists and dictionaries that it is given.
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(deepcopy(saved))
-        for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
-            scheduler.load_state_dict(deepcopy(saved))
+        for name, parts in stepping.items():
+            for part, saved in zip(parts, state[name], strict=True):
+                part.load_state_dict(deepcopy(saved["state"]))  # torch keeps parts of what it gets
         torch.set_rng_state(state["random"]["cpu"])
         if 0 < len(state["random"]["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
@@ -256,7 +254,6 @@ class Trainer:
         ----------
         steps : int
             The total number of updates, those before a resumption included.
-
         overwrite : bool
             Whether to replace another run in the folder.
 
@@ -273,6 +270,8 @@ class Trainer:
             After Ctrl-C.
         FileExistsError
             When the folder holds another run, and `overwrite` is False.
+        MetricsError
+            When a run is resumed whose ``metrics.jsonl`` is damaged.
         OSError
             When the folder cannot be written to.
         ValueError
@@ -286,16 +285,18 @@ class Trainer:
                 f"{self.run_dir} holds a run already: resume it, overwrite it, or choose another "
                 "folder"
             )
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.model.train()
+        if self.run_dir.exists() and not self.run_dir.is_dir():
+            raise NotADirectoryError(f"{self.run_dir} is a file, not a folder for a run")
+        bar = None
+        if self.progress:
+            title = f"{self.task.name} → {self.run_dir}"
+            bar = ProgressBar(title, self.step, steps, self.task.baseline)
         with ExitStack() as stack:
             logs: list[MetricsLog] = []
             if self.tensorboard:
                 logs.append(TensorBoardLog(self.run_dir / "tensorboard", self.step))
                 stack.enter_context(closing(logs[-1]))
-            bar = None
-            if self.progress:
-                bar = ProgressBar(self.run_dir.name, self.step, steps, self.task.baseline)
+            self.run_dir.mkdir(parents=True, exist_ok=True)
             self._write_config()
             if new:
                 self.checkpoint_path.unlink(missing_ok=True)
@@ -305,6 +306,7 @@ class Trainer:
             if bar is not None:
                 stack.enter_context(bar)
             stack.enter_context(self._finishing_steps())
+            self.model.train()
             return self._loop(steps, logs, bar)
 
     def _loop(
@@ -314,9 +316,8 @@ class Trainer:
         # Losses stay on the model's device until they are logged, so that no step waits for a GPU.
         unchecked: list[tuple[int, Tensor]] = []
         for step in range(self.step, steps):
-            saving = step != self._saved and (
-                step % self.checkpoint_every == 0 or self._interrupted
-            )
+            stopping = self._interrupted  # asked for now: a later request waits for the next step
+            saving = step != self._saved and (stopping or step % self.checkpoint_every == 0)
             logging = step % self.log_every == 0
             evaluating = self.evaluate_every is not None and step % self.evaluate_every == 0
 
@@ -329,7 +330,7 @@ class Trainer:
                 self._check(unchecked)
             if saving:
                 self._save(state)
-            if self._interrupted:
+            if stopping:
                 raise InterruptedTraining(step, self.checkpoint_path)
 
             record = self._measure(loss, output, target) if logging else {}
@@ -355,7 +356,7 @@ class Trainer:
 
     def _update(self, loss: Tensor, unchecked: list[tuple[int, Tensor]]) -> None:
         self.model.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         try:
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -481,6 +482,13 @@ def evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str
     if not rows:
         raise ValueError("there is no batch to evaluate on")
     return {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
+
+
+def _states(parts: Sequence[Any], name: str) -> list[dict[str, Any]]:
+    return [
+        {"class": type(part).__name__, "state": plain(part.state_dict(), f"{name}[{i}]")}
+        for i, part in enumerate(parts)
+    ]
 
 
 def _one_line(error: BaseException) -> str:

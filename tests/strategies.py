@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from givens.manifolds import Coordinates, Groups, OrthogonalGroup
-from givens.manifolds.pairs import pair_to_number
 from hypothesis import strategies as st
 from torch import Tensor
+
+from givens.manifolds import Coordinates, Groups, OrthogonalGroup
+from givens.manifolds.pairs import pair_to_number
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -28,9 +29,7 @@ class Noise:
         return torch.randn(shape, dtype=dtype, generator=self.generator)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        return low + (high - low) * torch.rand(
-            shape, dtype=torch.float64, generator=self.generator
-        )
+        return low + (high - low) * torch.rand(shape, dtype=torch.float64, generator=self.generator)
 
     def like(self, x: Tensor) -> Tensor:
         return self.normal(*x.shape, dtype=x.dtype)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from geoopt import ManifoldParameter
+
 from givens.manifolds import OrthogonalGroup
 from givens.optim import SRCD, SRGD, Block, GaussSouthwell, Uniform
 from givens.optim.base import ManifoldOptimizer
@@ -63,14 +64,13 @@ def test_the_restoration_comes_after_as_many_moves_as_there_are_coordinates(d, m
         p = ManifoldParameter(manifold.random(d, d), manifold=manifold)
         p.grad = torch.randn(d, d, generator=torch.Generator().manual_seed(0))
         optimizer = SRCD([p], 0.01, selection)
-        restored = []
-        monkeypatch.setattr(OrthogonalGroup, "restore_", lambda self, x: restored.append(x))
+        restored: list[torch.Tensor] = []
+        monkeypatch.setattr(OrthogonalGroup, "restore_", lambda _, x, to=restored: to.append(x))
         for _ in range(3 * total):
             optimizer.step()
         # A block that is a large part of all counts as one eighth: see the next test.
         counted = min(moved, -(-total // 8))
         assert len(restored) == 3 * total // -(-total // counted)
-        monkeypatch.undo()
 
 
 def test_a_dense_step_is_restored_every_eighth_time(monkeypatch):

@@ -4,11 +4,12 @@ from itertools import combinations
 
 import pytest
 import torch
-from givens.manifolds import OrthogonalGroup
-from givens.manifolds.pairs import number_to_pair, pair_to_number, round_robin
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Noise, noises
+
+from givens.manifolds import OrthogonalGroup
+from givens.manifolds.pairs import number_to_pair, pair_to_number, round_robin
 
 LARGEST = 65_536
 

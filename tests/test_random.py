@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from givens.optim import Randomness
 from hypothesis import given
 from hypothesis import strategies as st
+
+from givens.optim import Randomness
 
 CPU = torch.device("cpu")
 
@@ -57,7 +58,9 @@ def test_keys_that_differ_in_one_part_give_other_numbers(key, part, by):
 def test_the_parts_of_a_key_have_each_its_place(key):
     """(seed, step, number) in another order is another key."""
     for order in itertools.permutations(key):
-        same = torch.equal(randomness(*key).integers(2**62, 4), randomness(*order).integers(2**62, 4))
+        same = torch.equal(
+            randomness(*key).integers(2**62, 4), randomness(*order).integers(2**62, 4)
+        )
         assert same == (order == key)
 
 

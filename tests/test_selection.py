@@ -1,6 +1,7 @@
 """Laws of the selections: which coordinates each of them chooses."""
 
 import copy
+import itertools
 import math
 import pickle
 from dataclasses import dataclass
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
 from givens.manifolds import All, CoordinateBlock, Coordinates, Euclidean, OrthogonalGroup
 from givens.optim import (
     Block,
@@ -19,9 +24,6 @@ from givens.optim import (
     Selection,
     Uniform,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
 
 MANIFOLD = OrthogonalGroup()
 RULES = [GaussSouthwell(), Uniform(), Cyclic()]
@@ -32,9 +34,7 @@ batches = st.sampled_from([(), (3,), (2, 2)])
 rules = st.sampled_from(RULES)
 
 
-def view_of(
-    d: int, batch: tuple[int, ...] = (), *, data: int = 0, **key: int
-) -> GradientView:
+def view_of(d: int, batch: tuple[int, ...] = (), *, data: int = 0, **key: int) -> GradientView:
     """View of a random gradient at a random point, in float64."""
     generator = torch.Generator().manual_seed(data)
     shape = (*batch, d, d)
@@ -252,7 +252,7 @@ def chosen(selection: Selection, d: int, steps: int, *batch: int, **key: int) ->
 def test_uniform_is_uniform_and_its_steps_are_independent(seed):
     drawn = chosen(Uniform(), 4, 6_000, seed=seed).flatten().tolist()
     assert_uniform(drawn, 6)
-    assert_uniform([6 * a + b for a, b in zip(drawn[:-1], drawn[1:], strict=True)], 36)
+    assert_uniform([6 * a + b for a, b in itertools.pairwise(drawn)], 36)
 
 
 def test_uniform_is_independent_across_parameters():
@@ -371,7 +371,7 @@ def test_a_block_says_what_is_wrong_with_it(arguments, error, message):
 
 
 def test_a_rule_must_be_an_object_not_a_class():
-    with pytest.raises(TypeError, match="rule=.*choose"):
+    with pytest.raises(TypeError, match=r"rule=.*choose"):
         Block(size=1, rule=Uniform)
 
 

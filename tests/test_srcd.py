@@ -8,6 +8,13 @@ import pytest
 import scipy.linalg
 import torch
 from geoopt import ManifoldParameter, Sphere
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
 from givens.manifolds import (
     All,
     CoordinateBlock,
@@ -17,12 +24,6 @@ from givens.manifolds import (
     OrthogonalGroup,
 )
 from givens.optim import SRCD, SRGD, Block, Cyclic, GaussSouthwell, GradientView, Uniform
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 MANIFOLD = OrthogonalGroup()
 RULES = [GaussSouthwell(), Uniform(), Cyclic()]
@@ -77,7 +78,9 @@ def dense_step(x: Tensor, grad: Tensor, lr: float, index: list[int] | None = Non
 
 def assert_same(actual: Tensor, expected: np.ndarray | Tensor, tolerance: float = 1e-12) -> None:
     expected = torch.as_tensor(expected, dtype=actual.dtype)
-    torch.testing.assert_close(actual.detach().as_subclass(Tensor), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        actual.detach().as_subclass(Tensor), expected, rtol=0, atol=tolerance
+    )
 
 
 # What one step is
@@ -125,9 +128,7 @@ def test_groups_are_the_dense_step_inside_the_groups(d, lr, data, draw):
     selection = RandomGroups(draw.draw(st.integers(1, d // r)), r)
     p, x = point(d, d, data=data)
     groups = selection.select(GradientView(MANIFOLD, x, p.grad)).axes.tolist()
-    inside = [
-        {j, l} <= set(group) for j in range(d) for l in range(j + 1, d) for group in groups
-    ]
+    inside = [{j, l} <= set(group) for j in range(d) for l in range(j + 1, d) for group in groups]
     index = np.flatnonzero(np.reshape(inside, (-1, len(groups))).any(-1)).tolist()
     SRCD([p], lr, selection).step()
     assert_same(p, dense_step(x, p.grad, lr, index))
@@ -460,7 +461,7 @@ def test_what_is_no_selection_is_refused(selection):
 
 @pytest.mark.parametrize("seed", [0.5, "1", None])
 def test_a_seed_is_an_integer(seed):
-    with pytest.raises(TypeError, match="seed=.*integer"):
+    with pytest.raises(TypeError, match=r"seed=.*integer"):
         SRCD([point(3, 3)[0]], 0.1, seed=seed)
 
 

@@ -8,11 +8,12 @@ import pytest
 import scipy.linalg
 import torch
 from geoopt import ManifoldParameter
-from givens.manifolds import Euclidean, OrthogonalGroup
-from givens.optim import SRGD
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+
+from givens.manifolds import Euclidean, OrthogonalGroup
+from givens.optim import SRGD
 
 MANIFOLD = OrthogonalGroup()
 
@@ -49,7 +50,9 @@ def skew(x: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 def assert_same(actual: Tensor, expected: np.ndarray | Tensor, tolerance: float = 1e-12) -> None:
     expected = torch.as_tensor(expected, dtype=actual.dtype)
-    torch.testing.assert_close(actual.detach().as_subclass(Tensor), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        actual.detach().as_subclass(Tensor), expected, rtol=0, atol=tolerance
+    )
 
 
 @given(dims, rates, seeds, st.booleans())
@@ -66,6 +69,7 @@ def test_a_step_is_the_exponential_of_the_projected_gradient(d, lr, data, maximi
 def test_momentum_is_a_tangent_vector_carried_along_the_geodesic(d, data, options):
     """A reference in numpy: transport of xΩ along x·e^A to x·e^{A/2} Ω e^{A/2}."""
     lr, momentum = 0.1, options.get("momentum", 0.0)
+    fresh = 1 - options.get("dampening", 0.0)
     p, x = point(d, d, data=data)
     optimizer = SRGD([p], lr, **options)
     generator = torch.Generator().manual_seed(data)
@@ -75,10 +79,7 @@ def test_momentum_is_a_tangent_vector_carried_along_the_geodesic(d, data, option
         optimizer.step()
         grad = p.grad.numpy() * (-1 if options.get("maximize") else 1)
         grad = skew(x, grad + options.get("weight_decay", 0.0) * x)
-        if omega is None:
-            omega = grad
-        else:
-            omega = momentum * omega + (1 - options.get("dampening", 0.0)) * grad
+        omega = grad if omega is None else momentum * omega + fresh * grad
         velocity = omega if momentum else grad
         if options.get("nesterov"):
             velocity = grad + momentum * omega
@@ -109,7 +110,9 @@ def test_a_batch_is_a_loop(d, lr, data, options):
 @given(dims, seeds, options)
 def test_strides_do_not_matter(d, data, options):
     p, x = point(3, d, d, data=data)
-    q = ManifoldParameter(torch.zeros(3, d, 2 * d, dtype=torch.float64)[..., ::2], manifold=MANIFOLD)
+    q = ManifoldParameter(
+        torch.zeros(3, d, 2 * d, dtype=torch.float64)[..., ::2], manifold=MANIFOLD
+    )
     with torch.no_grad():
         q.copy_(x)
     q.grad = p.grad.mT.contiguous().mT

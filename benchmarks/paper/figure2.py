@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import torch
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -49,6 +50,7 @@ ENDS = {"start": ("at the start", "#0072b2"), "end": ("after {} iterations", "#e
 @output_option
 def main(full: bool, seeds: int, method: str, jobs: int, output: Path) -> None:  # noqa: D103
     settings = PAPER if full else SMALL
+    torch.set_num_threads(1)  # as every run has
     show_machine()
     folder = output / settings.name
     trained = runs(settings, [method], range(seeds), folder, jobs)[method]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -50,6 +51,7 @@ def main(full: bool, seeds: int, iterations: int | None, jobs: int, output: Path
     settings = PAPER if full else SMALL
     if iterations is not None:
         settings = replace(settings, iterations=iterations)
+    torch.set_num_threads(1)  # as every run has
     show_machine()
     folder = output / settings.name
     results = runs(settings, [*METHODS], range(seeds), folder, jobs)

@@ -46,8 +46,8 @@ SCHEDULES = (
     (1.0, "p = 1", "#d55e00"),
 )
 STEPSIZE = 0.2  # a
-DELAY = 100.0  # b, in iterations
-NOISE = 1.0  # standard deviation of the entries of ε
+DELAY = 300.0  # b, in iterations
+NOISE = 2.0  # standard deviation of the entries of ε
 BATCH = 4
 
 

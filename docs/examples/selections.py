@@ -57,8 +57,8 @@ def fit(selection: Selection, steps: int) -> float:
 
 if __name__ == "__main__":
     for selection, steps in [
-        (RandomGroups(size=4), 400),
-        (Block(size=4, rule=SteepestOf(sample=24)), 400),
+        (RandomGroups(size=4), 100),
+        (Block(size=4, rule=SteepestOf(sample=24)), 250),
     ]:
         loss = fit(selection, steps)
         print(f"{selection}: {loss:.1e} after {steps} steps")

@@ -1,0 +1,219 @@
+"""The pages and docstrings: what they show runs, and what they name exists."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from givens.manifolds import All, Coordinates, Groups, OrthogonalGroup
+from givens.optim import GaussSouthwell, GradientView
+
+ROOT = Path(__file__).parents[1]
+# The built site is left out, and what a folder of examples holds beside pages.
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/api/*.md")])
+EXAMPLES = sorted(ROOT.glob("docs/examples/*.py"))
+MODULES = [
+    module.name
+    for layer in ("manifolds", "optim", "rnn")
+    for module in pkgutil.walk_packages([str(ROOT / layer)], f"givens.{layer}.")
+    if not module.name.endswith(".__main__")
+]
+
+
+def blocks(page, *languages):
+    """The code blocks of a page in one of some languages, with the number of their first line."""
+    fence = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    text = page.read_text(encoding="utf-8")
+    for match in fence.finditer(text):
+        if match[1] in languages:
+            yield text.count("\n", 0, match.start()) + 2, match[2]
+
+
+def page_id(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A working folder that looks like the checkout to a page, and takes its output."""
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    yield tmp_path
+    torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(blocks(page, "python"))], ids=page_id
+)
+def test_code_of_a_page_runs(page, checkout):
+    names = {"__name__": "page"}
+    for line, code in blocks(page, "python"):
+        # Empty lines first, so that an error names the line of the page.
+        exec(compile("\n" * (line - 1) + code, page, "exec"), names)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=page_id)
+def test_example_runs(example, checkout):
+    runpy.run_path(str(example), run_name="__main__")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_doctests(name, checkout):
+    module = importlib.import_module(name)
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(module, optionflags=options).failed == 0
+
+
+def commands(page):
+    for line, text in blocks(page, "console", "bash", "sh", "shell"):
+        for offset, command in enumerate(text.splitlines()):
+            words = shlex.split(command.removeprefix("$ "), comments=True)
+            if words[:1] == ["givens"]:
+                yield pytest.param(words[1:], id=f"{page_id(page)}:{line + offset}")
+
+
+@pytest.mark.parametrize("words", [words for page in PAGES for words in commands(page)])
+def test_command_of_a_page_parses(words, monkeypatch):
+    from givens.rnn.cli import givens as program
+
+    def unplug(command):
+        for part in getattr(command, "commands", {}).values():
+            unplug(part)
+        monkeypatch.setattr(command, "callback", None)
+
+    unplug(program)
+    program.main(words, prog_name="givens", standalone_mode=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_names_of_a_page_exist(page):
+    text = page.read_text(encoding="utf-8")
+    # From {role}`label <target>` and {role}`~target`, from `givens.a.b` and from imports in code.
+    dotted = set(re.findall(r"[`<~]~?(givens(?:\.\w+)+)", text))
+    for name in sorted(dotted):
+        pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("name", ["manifolds", "optim", "rnn", "rnn.tasks"])
+def test_reference_lists_every_public_name(name):
+    page = ROOT / "docs" / "api" / f"{name.split('.')[0]}.md"
+    listed = set(
+        re.findall(r"^\s*(?:\.\. \w+:: )?([\w.]+)$", page.read_text(encoding="utf-8"), re.M)
+    )
+    listed = {entry.split(".")[-1] for entry in listed}
+    public = set(importlib.import_module(f"givens.{name}").__all__) - {"tasks"}
+    assert public <= listed
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page_id(page)} links to {target}"
+
+
+# The laws of a geometry, for the example that a reader will start from.
+
+
+@pytest.fixture(scope="module")
+def sphere():
+    return runpy.run_path(str(ROOT / "docs/examples/sphere.py"))["Sphere"]()
+
+
+@pytest.fixture
+def points(sphere):
+    generator = torch.Generator().manual_seed(1)
+    return sphere.projx(torch.randn(4, 7, dtype=torch.float64, generator=generator))
+
+
+def test_sphere_directions_are_a_tight_frame(sphere, points):
+    f = sphere.direction(points, torch.arange(sphere.num_coordinates(points)))
+    ξ = sphere.proju(points, torch.ones_like(points))
+    torch.testing.assert_close((f @ ξ.unsqueeze(-1)).square().sum((-2, -1)), ξ.square().sum(-1))
+    torch.testing.assert_close(
+        sphere.derivatives(points, ξ, All()), (f @ ξ.unsqueeze(-1)).squeeze(-1)
+    )
+
+
+def test_sphere_moves_of_disjoint_pairs_commute_and_are_undone(sphere, points):
+    pairs = [Coordinates(torch.tensor([number]), disjoint=True) for number in (0, 17)]
+    both = Coordinates(torch.tensor([0, 17]), disjoint=True)
+    times = torch.linspace(0.1, 4.0, 8, dtype=torch.float64).view(4, 2)
+    moved = sphere.move(points, both, times)
+    assert sphere.check_point_on_manifold(moved, atol=1e-12, rtol=0)
+    for order in ((0, 1), (1, 0)):
+        one_by_one = points.clone()
+        for n in order:
+            sphere.move_(one_by_one, pairs[n], times[:, n : n + 1])
+        torch.testing.assert_close(moved, one_by_one)
+    torch.testing.assert_close(sphere.move(moved, both, -times), points)
+
+
+@pytest.mark.parametrize("index", [[0, 1], [20, 0, 20]], ids=["a common axis", "the same twice"])
+def test_sphere_follows_the_geodesic_of_pairs_that_share(sphere, points, index):
+    index = torch.tensor(index)
+    times = torch.linspace(0.1, 0.4, 4 * len(index), dtype=torch.float64).view(4, -1)
+    moved = sphere.move(points, Coordinates(index, disjoint=False), times)
+    u = (times.unsqueeze(-1) * sphere.direction(points, index)).sum(-2)
+    torch.testing.assert_close(moved, sphere.expmap(points, u))
+
+
+def test_sphere_refuses_groups(sphere, points):
+    with pytest.raises(NotImplementedError, match="Groups"):
+        sphere.derivatives(points, points, Groups(torch.tensor([[0, 1]])))
+
+
+# The example selections, between the extremes that the package has.
+
+
+@pytest.fixture(scope="module")
+def selections():
+    return runpy.run_path(str(ROOT / "docs/examples/selections.py"))
+
+
+def views(batch=()):
+    generator = torch.Generator().manual_seed(2)
+    manifold = OrthogonalGroup()
+    x = manifold.random(*batch, 6, 6, dtype=torch.float64, generator=generator)
+    gradient = torch.randn(*batch, 6, 6, dtype=torch.float64, generator=generator)
+    return lambda step: GradientView(manifold, x.clone(), gradient, step=step)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_one_random_group_of_all_axes_is_the_dense_step(selections, batch):
+    view = views(batch)(0)
+    block = selections["RandomGroups"](size=6).select(view)
+    moved = view.manifold.move(view.x, block, -0.1 * view.derivatives(block))
+    dense = view.manifold.move(view.x, All(), -0.1 * view.derivatives(All()))
+    torch.testing.assert_close(moved, dense)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_random_groups_deal_every_axis_at_most_once(selections, size):
+    view = views((5,))
+    dealt = [selections["RandomGroups"](size=size).select(view(step)).axes for step in (0, 0, 1)]
+    assert dealt[0].shape == (5, 6 // size, size)
+    assert torch.equal(dealt[0], dealt[1])
+    assert not torch.equal(dealt[0], dealt[2])
+    for matrix in dealt[0].flatten(-2):
+        assert len(set(matrix.tolist())) == matrix.numel()
+
+
+def test_steepest_of_all_is_gauss_southwell(selections):
+    view = views((5,))(0)
+    rule = selections["SteepestOf"](sample=view.num_coordinates)
+    assert torch.equal(rule.choose(view, 3), GaussSouthwell().choose(view, 3))
+
+
+def test_steepest_of_a_sample_refuses_more_than_it_looks_at(selections):
+    with pytest.raises(ValueError, match="sample at least 3"):
+        selections["SteepestOf"](sample=2).choose(views()(0), 3)

@@ -1,0 +1,510 @@
+import csv
+import json
+import math
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from geoopt import ManifoldParameter
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
+from torch.optim import lr_scheduler
+
+from givens.optim import SRCD, SRGD, Block, Cyclic, GaussSouthwell, Uniform
+from givens.rnn import (
+    CheckpointError,
+    DivergenceError,
+    InterruptedTraining,
+    OrthogonalRNN,
+    SequenceModel,
+    Trainer,
+    evaluate,
+)
+from givens.rnn.checkpoint import load_checkpoint
+from givens.rnn.logs import MetricsError, read_metrics
+from givens.rnn.tasks import AddingProblem, CopyingMemory, PixelDigits
+
+OPTIMIZERS = {
+    "srcd-uniform": lambda p, q: [SRCD(p, 0.1, Uniform(), seed=3), torch.optim.SGD(q, 0.1)],
+    "srcd-cyclic": lambda p, q: [SRCD([*p, *q], 0.1, Cyclic())],
+    "srcd-gs": lambda p, q: [SRCD(p, 0.1, GaussSouthwell()), torch.optim.RMSprop(q, 1e-2)],
+    "srcd-block": lambda p, q: [SRCD(p, 0.1, Block(fraction=0.3)), torch.optim.Adam(q, 1e-2)],
+    "srcd-disjoint": lambda p, q: [SRCD(p, 0.1, Block(size=2, rule=Uniform(), disjoint=True))],
+    "srgd": lambda p, q: [SRGD([*p, *q], 0.1, momentum=0.9)],
+    "adam": lambda p, q: [torch.optim.Adam([*p, *q], 1e-3, amsgrad=True)],
+    "sgd": lambda p, q: [torch.optim.SGD([*p, *q], 1e-3, momentum=0.9)],
+}
+SCHEDULERS = {
+    "multistep": lambda o: lr_scheduler.MultiStepLR(o, [3, 3, 8]),
+    "one cycle": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=20),
+    "plateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0),
+    "sequential": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o), lr_scheduler.ExponentialLR(o, 0.5)], [4]
+    ),
+    "warm restarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+}
+
+
+class Hooked:
+    """A task that does something before it gives out a batch."""
+
+    def __init__(self, task, **hooks):
+        self.task = task
+        self.hooks = {int(name.removeprefix("at_")): hook for name, hook in hooks.items()}
+
+    def __getattr__(self, name):
+        return getattr(self.task, name)
+
+    def __getitem__(self, n):
+        self.hooks.pop(n, lambda: None)()
+        return self.task[n]
+
+
+def copying():
+    return CopyingMemory(length=3, letters=2, batch_size=4)
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+def make(run_dir, optimizer="srcd-gs", scheduler=None, task=None, **options):
+    torch.manual_seed(0)
+    task = task or copying()
+    rnn = OrthogonalRNN(task.input_size, 6, num_layers=2, dropout=0.2)
+    model = SequenceModel(rnn, task.output_size, task.readout)
+    points = [p for p in model.parameters() if isinstance(p, ManifoldParameter)]
+    others = [p for p in model.parameters() if not isinstance(p, ManifoldParameter)]
+    optimizers = OPTIMIZERS[optimizer](points, others)
+    schedulers = [SCHEDULERS[scheduler](optimizers[-1])] if scheduler else []
+    options = {"progress": False, "log_every": 2, "checkpoint_every": 5} | options
+    return Trainer(model, optimizers, task, run_dir, schedulers=schedulers, **options)
+
+
+def records(run_dir):
+    lines = read_metrics(Path(run_dir) / "metrics.jsonl")
+    return [{name: value for name, value in r.items() if name != "seconds"} for r in lines]
+
+
+def state(run_dir):
+    """Everything in a checkpoint but the time that it took, with tensors as bytes."""
+
+    def flat(value):
+        if isinstance(value, torch.Tensor):
+            return (value.dtype, tuple(value.shape), value.contiguous().numpy().tobytes())
+        if isinstance(value, dict):
+            return {key: flat(item) for key, item in value.items() if key != "seconds"}
+        if isinstance(value, (list, tuple)):
+            return [flat(item) for item in value]
+        return value
+
+    return flat(load_checkpoint(Path(run_dir) / "checkpoint.pt"))
+
+
+def stop_and_resume(run_dir, *, at, steps, **options):
+    """Train with an interruption, as two processes would."""
+    trainer = make(run_dir, **options, task=Hooked(copying(), **{f"at_{at}": interrupt}))
+    with pytest.raises(InterruptedTraining):
+        trainer.train(steps)
+    torch.manual_seed(12345)  # what a new process has done with its random numbers
+    resumed = make(run_dir, **options)
+    resumed.resume()
+    return resumed.train(steps)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resumed_run_is_the_unbroken_one(tmp_path, optimizer):
+    whole = make(tmp_path / "whole", optimizer).train(13)
+    broken = stop_and_resume(tmp_path / "broken", at=6, steps=13, optimizer=optimizer)
+    assert broken == whole
+    assert state(tmp_path / "broken") == state(tmp_path / "whole")
+    assert records(tmp_path / "broken") == records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_resumed_scheduler_is_the_unbroken_one(tmp_path, scheduler):
+    make(tmp_path / "whole", scheduler=scheduler).train(13)
+    stop_and_resume(tmp_path / "broken", at=6, steps=13, scheduler=scheduler)
+    assert state(tmp_path / "broken") == state(tmp_path / "whole")
+    assert records(tmp_path / "broken") == records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("steps", [7, 10])
+def test_longer_run_goes_on_where_a_finished_one_ended(tmp_path, steps):
+    make(tmp_path / "whole").train(16)
+    make(tmp_path / "parts").train(steps)
+    resumed = make(tmp_path / "parts")
+    resumed.resume()
+    assert resumed.step == steps
+    resumed.train(16)
+    assert state(tmp_path / "parts") == state(tmp_path / "whole")
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+
+
+def test_run_killed_between_checkpoints_goes_on_from_the_last(tmp_path):
+    make(tmp_path / "whole").train(13)
+
+    def kill():
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        make(tmp_path / "killed", task=Hooked(copying(), at_9=kill)).train(13)
+    with (tmp_path / "killed/metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 8, "lo')  # a line that was being written
+    resumed = make(tmp_path / "killed")
+    resumed.resume()
+    assert resumed.step == 5
+    resumed.train(13)
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+    assert state(tmp_path / "killed") == state(tmp_path / "whole")
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
+    make(tmp_path / "whole", checkpoint_every=1).train(7)
+    handler = signal.getsignal(signal.SIGINT)
+    trainer = make(tmp_path / "stopped", task=Hooked(copying(), at_6=interrupt))
+    with pytest.raises(InterruptedTraining, match=r"after 7 steps.*checkpoint\.pt") as stop:
+        trainer.train(100)
+    assert stop.value.step == 7
+    assert state(tmp_path / "stopped") == state(tmp_path / "whole")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint(tmp_path):
+    def twice():
+        interrupt()
+        interrupt()
+
+    trainer = make(tmp_path, task=Hooked(copying(), at_6=twice))
+    with pytest.raises(KeyboardInterrupt) as stop:
+        trainer.train(100)
+    assert not isinstance(stop.value, InterruptedTraining)
+    assert state(tmp_path)["step"] == 5
+
+
+def test_trains_outside_the_main_thread(tmp_path):
+    import threading
+
+    results = []
+    thread = threading.Thread(target=lambda: results.append(make(tmp_path).train(3)))
+    thread.start()
+    thread.join()
+    assert results
+
+
+class Poisoned(Hooked):
+    """A task whose loss or gradient is spoilt at one step."""
+
+    def __init__(self, step, spoil):
+        super().__init__(copying(), **{f"at_{step}": self.begin})
+        self.spoil, self.spoiling = spoil, False
+
+    def begin(self):
+        self.spoiling = True
+
+    def loss(self, output, target):
+        loss = self.task.loss(output, target)
+        if self.spoiling:
+            self.spoiling = False
+            return self.spoil(loss)
+        return loss
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("optimizer", ["srcd-gs", "adam"])
+def test_loss_that_is_not_finite_stops_and_names_step_and_checkpoint(tmp_path, value, optimizer):
+    make(tmp_path / "good", optimizer).train(5)
+    trainer = make(tmp_path / "bad", optimizer, task=Poisoned(8, lambda loss: loss * value))
+    with pytest.raises(DivergenceError) as caught:
+        trainer.train(100)
+    assert caught.value.step == 8
+    assert str(caught.value) == (
+        f"stopped at step 8: the loss is {value}; the last good checkpoint is "
+        f"{tmp_path / 'bad' / 'checkpoint.pt'}, of step 5"
+    )
+    assert state(tmp_path / "bad") == state(tmp_path / "good")
+
+
+def test_derivative_that_is_not_finite_stops(tmp_path):
+    def spoil(loss):  # its value is right, its derivative is not
+        return loss + (loss - loss.detach()).sqrt()
+
+    make(tmp_path / "good").train(5)
+    with pytest.raises(DivergenceError, match=r"step 7: .* NaN or infinite.* of step 5") as caught:
+        make(tmp_path / "bad", task=Poisoned(7, spoil)).train(100)
+    assert caught.value.step == 7
+    assert state(tmp_path / "bad") == state(tmp_path / "good")
+
+
+def test_diverged_parameters_do_not_replace_a_good_checkpoint(tmp_path):
+    # The step before a checkpoint spoils the parameters: what is saved next would be no good.
+    trainer = make(tmp_path, "sgd", task=Poisoned(9, lambda loss: loss * 1e30 * 1e8))
+    with pytest.raises(DivergenceError, match="of step 5"):
+        trainer.train(11)
+    assert state(tmp_path)["step"] == 5
+
+
+def test_diverged_at_the_end_does_not_replace_a_good_checkpoint(tmp_path):
+    class Fragile(Poisoned):
+        def __getitem__(self, n):
+            input, target = super().__getitem__(n)
+            return (input * math.nan if n >= 8 else input), target
+
+    with pytest.raises(DivergenceError, match=r"step 8: the test loss is nan.* of step 5"):
+        make(tmp_path, task=Fragile(100, None)).train(8)
+    assert state(tmp_path)["step"] == 5
+
+
+def test_divergence_before_the_first_checkpoint(tmp_path):
+    with pytest.raises(DivergenceError, match=r"step 0: .*there is no checkpoint yet"):
+        make(tmp_path, task=Poisoned(0, lambda loss: loss * math.nan)).train(3)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_records(tmp_path):
+    task = PixelDigits(batch_size=16)
+    results = make(tmp_path, task=task, evaluate_every=3).train(7)
+    logged = records(tmp_path)
+    assert [r["step"] for r in logged] == [0, 2, 3, 4, 6, 7]
+    assert [r["step"] for r in logged if "loss" in r] == [0, 2, 4, 6]
+    assert [r["step"] for r in logged if "test loss" in r] == [0, 3, 6, 7]
+    assert {"step": 7, **results} == logged[-1]
+    assert set(results) == {"test loss", "test accuracy"}
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        table = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    assert table == read_metrics(tmp_path / "metrics.jsonl")
+    seconds = [row["seconds"] for row in table]
+    assert seconds == sorted(seconds)
+
+
+def test_loss_of_step_s_is_that_of_batch_s_after_s_updates(tmp_path):
+    trainer = make(tmp_path, "sgd", log_every=1)
+    trainer.model.rnn.dropout = 0.0
+    twin = make(tmp_path / "twin", "sgd")
+    twin.model.rnn.dropout = 0.0
+    trainer.train(4)
+    task, (optimizer,) = twin.task, twin.optimizers
+    for step in range(4):
+        input, target = task[step]
+        loss = task.loss(twin.model(input), target)
+        assert records(tmp_path)[step]["loss"] == float(loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_config_is_kept(tmp_path):
+    make(tmp_path, config={"lr": 0.1, "sizes": [1, 2]}).train(1)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["config"] == {"lr": 0.1, "sizes": [1, 2]}
+    described = json.loads((tmp_path / "config.json").read_text())
+    assert described["config"] == {"lr": 0.1, "sizes": [1, 2]}
+    assert described["baseline"] == copying().baseline
+
+
+def test_parameter_of_no_optimizer_keeps_its_value(tmp_path):
+    trainer = make(tmp_path, "srcd-disjoint")  # only the recurrent matrices
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train(3)
+    moved = {
+        name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])
+    }
+    assert moved == {"rnn.weight_hh_l0", "rnn.weight_hh_l1"}
+
+
+def test_another_run_in_the_folder_is_refused_or_replaced(tmp_path):
+    make(tmp_path).train(6)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        make(tmp_path).train(9)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    make(tmp_path).train(4, overwrite=True)
+    assert state(tmp_path)["step"] == 4
+    assert [r["step"] for r in records(tmp_path)] == [0, 2, 4]
+
+
+def test_trainer_goes_on_with_its_own_run(tmp_path):
+    make(tmp_path / "whole").train(9)
+    trainer = make(tmp_path / "parts")
+    trainer.train(4)
+    trainer.train(9)
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+    with pytest.raises(ValueError, match="9 steps are done, so the total cannot be 8"):
+        trainer.train(8)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"optimizer": "srcd-gs"}, r"optimizers are \['SRCD', 'Adam'\], those of this run"),
+        ({"optimizer": "srcd-uniform"}, "optimizers are"),
+        ({"scheduler": "plateau"}, r"its schedulers are \[\], those of this run"),
+        ({"task": AddingProblem(length=3, batch_size=4)}, "size mismatch"),
+    ],
+)
+def test_checkpoint_of_another_run_changes_nothing(tmp_path, other, message):
+    make(tmp_path, "srcd-block").train(5)
+    trainer = make(tmp_path, **({"optimizer": "srcd-block"} | other))
+    before = repr(trainer.state_dict())
+    with pytest.raises(CheckpointError, match=message) as caught:
+        trainer.resume()
+    assert str(caught.value).startswith(f"{tmp_path / 'checkpoint.pt'} cannot be resumed: ")
+    assert "\n" not in str(caught.value)
+    assert repr(trainer.state_dict()) == before
+
+
+def test_state_that_lacks_something_changes_nothing(tmp_path):
+    trainer = make(tmp_path)
+    full = trainer.state_dict()
+    for name in full.keys() - {"config", "seconds"}:
+        torch.manual_seed(8)
+        before = repr(trainer.state_dict())
+        with pytest.raises(CheckpointError, match=f"lacks '{name}'"):
+            trainer.load_state_dict({key: full[key] for key in full if key != name})
+        assert repr(trainer.state_dict()) == before
+
+
+def test_damaged_metrics_are_refused_and_kept(tmp_path):
+    make(tmp_path).train(6)
+    metrics = tmp_path / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(b"".join([lines[0], b"garbage\n", *lines[2:]]))
+    before = metrics.read_bytes()
+    trainer = make(tmp_path)
+    trainer.resume()
+    with pytest.raises(MetricsError, match=r"metrics\.jsonl, line 2: not a record"):
+        trainer.train(9)
+    assert metrics.read_bytes() == before
+
+
+def test_output_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="is a file, not a folder"):
+        make(tmp_path / "file").train(1)
+    with pytest.raises(NotADirectoryError):
+        make(tmp_path / "file" / "below").train(1)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    make(tmp_path / "good").train(5)
+
+    def fill():
+        monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "full")))
+
+    with pytest.raises(OSError, match="full"):
+        make(tmp_path / "full", task=Hooked(copying(), at_8=fill)).train(20)
+    assert state(tmp_path / "full") == state(tmp_path / "good")
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    stop_and_resume(tmp_path, at=6, steps=9, tensorboard=True)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    values = {event.step: event.value for event in events.Scalars("loss")}
+    expected = {r["step"]: r["loss"] for r in records(tmp_path) if "loss" in r}
+    assert values == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("missing", "options", "install"),
+    [
+        ("torch.utils.tensorboard", {"tensorboard": True}, r"givens\[tensorboard\]"),
+        ("rich", {"progress": True}, r"givens\[cli\]"),
+    ],
+)
+def test_missing_extra_is_named_before_anything_is_written(
+    tmp_path, monkeypatch, missing, options, install
+):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModuleNotFoundError, match=f"is not installed: pip install '{install}'"):
+        make(tmp_path / "run", **options).train(1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_progress_bar_shows_loss_baseline_metric_and_speed(tmp_path, capsys):
+    make(tmp_path, progress=True).train(6)
+    shown = capsys.readouterr().err
+    for part in ("6/6", "loss", "baseline", "recall", "/s"):
+        assert part in shown
+
+
+class First:
+    """The task in the documentation of `Task`."""
+
+    name, input_size, output_size, readout = "first symbol", 4, 4, "last"
+    baseline, baseline_name = math.log(4), "guessing"
+
+    def __getitem__(self, n):
+        symbols = torch.randint(4, (6, 16), generator=torch.Generator().manual_seed(n))
+        return one_hot(symbols, 4).float(), symbols[0]
+
+    def loss(self, output, target):
+        return cross_entropy(output, target)
+
+    def metrics(self, output, target):
+        return {"accuracy": (output.argmax(-1) == target).float().mean()}
+
+
+@pytest.mark.parametrize("layer", [nn.RNN, nn.GRU, OrthogonalRNN])
+def test_any_layer_learns_any_task(tmp_path, layer):
+    torch.manual_seed(0)
+    task = First()
+    model = SequenceModel(layer(4, 24), 4, task.readout)
+    points = [p for p in model.parameters() if isinstance(p, ManifoldParameter)]
+    others = [p for p in model.parameters() if not isinstance(p, ManifoldParameter)]
+    optimizers = [torch.optim.Adam(others, 2e-2)]
+    if points:
+        optimizers.append(SRCD(points, 0.02, GaussSouthwell()))
+    results = Trainer(model, optimizers, task, tmp_path, progress=False).train(150)
+    assert results["test loss"] < 0.1 * task.baseline
+    assert results["test accuracy"] > 0.95
+
+
+def test_readout_of_every_step_or_the_last():
+    torch.manual_seed(0)
+    for batch_first in (False, True):
+        rnn = OrthogonalRNN(3, 5, batch_first=batch_first)
+        every, last = SequenceModel(rnn, 2, "every"), SequenceModel(rnn, 2, "last")
+        last.linear = every.linear
+        input = torch.randn(7, 4, 3)
+        output = every(input)
+        assert output.shape == (7, 4, 2)
+        assert torch.equal(last(input), output[:, -1] if batch_first else output[-1])
+    assert SequenceModel(nn.LSTM(3, 5), 2, "last")(torch.randn(7, 4, 3)).shape == (4, 2)
+    assert torch.equal(every.linear.bias, torch.zeros(2))
+    with pytest.raises(ValueError, match="'every' or 'last', got 'first'"):
+        SequenceModel(rnn, 2, "first")
+
+
+def test_readout_is_he_normal():
+    torch.manual_seed(0)
+    weight = SequenceModel(nn.RNN(2, 400), 300).linear.weight.detach()
+    assert float(weight.std()) == pytest.approx(math.sqrt(2 / 400), rel=0.02)
+    assert abs(float(weight.mean())) < 1e-3
+
+
+def test_evaluation_is_the_mean_and_leaves_the_model_alone(tmp_path):
+    trainer = make(tmp_path)
+    model, task = trainer.model.train(), trainer.task
+    before = repr(trainer.state_dict())
+    batches = [task[n] for n in range(3)]
+    results = evaluate(model, task, iter(batches))
+    assert model.training
+    assert repr(trainer.state_dict()) == before
+    model.eval()
+    losses = [float(task.loss(model(input), target).detach()) for input, target in batches]
+    assert results["loss"] == pytest.approx(sum(losses) / 3)
+    assert set(results) == {"loss", "recall"}
+    with pytest.raises(ValueError, match="no batch"):
+        evaluate(model, task, [])
+
+
+@pytest.mark.parametrize("option", ["log_every", "checkpoint_every", "evaluate_every"])
+def test_bad_intervals_are_refused(tmp_path, option):
+    with pytest.raises(ValueError, match=f"{option} must be .*at least 1, got 0"):
+        make(tmp_path, **{option: 0})
