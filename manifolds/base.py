@@ -127,7 +127,7 @@ class CoordinateManifold(Manifold):
         return torch.ones((), dtype=x.dtype, device=x.device)
 
     def steepest(self, x: Tensor, egrad: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        r"""Return the k coordinates along which f falls fastest: the largest \\|⟨grad f, f_i⟩\\|/‖f_i‖.
+        """Return the k coordinates along which f falls fastest: the largest ``|⟨grad f, f_i⟩|/‖f_i‖``.
 
         A derivative that is not a number counts as the largest of all, so whoever reads the result
         learns of it.
@@ -181,7 +181,7 @@ class CoordinateManifold(Manifold):
         """Take away, in place, what rounding has put between `x` and the manifold (here: nothing)."""
         return x
 
-    def _check_block(self, x: Tensor, block: CoordinateBlock) -> None:
+    def check_block(self, x: Tensor, block: CoordinateBlock) -> None:
         """Raise where a block names what is not there, or a common axis where there must be none.
 
         Contents are looked at on the CPU only: on an accelerator that would wait for the device.

@@ -51,7 +51,7 @@ class Euclidean(CoordinateManifold, geoopt.Euclidean):
 
     def derivatives(self, x: Tensor, egrad: Tensor, block: CoordinateBlock) -> Tensor:
         """Return the entries of the gradient: O(k)."""
-        self._check_block(x, block)
+        self.check_block(x, block)
         flat = egrad.flatten(-self.ndim)
         if isinstance(block, All):
             return flat.clone()
@@ -59,7 +59,7 @@ class Euclidean(CoordinateManifold, geoopt.Euclidean):
 
     def move_(self, x: Tensor, block: CoordinateBlock, t: Tensor) -> Tensor:
         """Add the times to the entries, in place: O(k)."""
-        self._check_block(x, block)
+        self.check_block(x, block)
         point = x.shape[x.dim() - self.ndim :]
         if isinstance(block, All):
             return x.add_(t.unflatten(-1, point))

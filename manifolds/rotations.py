@@ -11,11 +11,11 @@ __all__ = ["rotate_columns", "rotate_columns_"]
 
 
 def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
-    r"""Rotate the columns j and l of `x` by an angle: x ← x·G_jl(angle), the paper's equation (13).
+    """Rotate the columns j and l of `x` by an angle: x ← x·G_jl(angle), the paper's equation (13).
 
     ``x_j ← cos φ · x_j − sin φ · x_l``, ``x_l ← sin φ · x_j + cos φ · x_l``, computed as the
     increments of Rutishauser, −s(x_l + τ x_j) and s(x_j − τ x_l) with s = sin φ and τ = tan(φ/2),
-    after exact quarter turns that leave \\|φ\\| <= π/4. In the plain form cos φ rounds to 1 at small
+    after exact quarter turns that leave ``|φ|`` <= π/4. In the plain form cos φ rounds to 1 at small
     angles, and the columns grow at every step.
 
     Two more cares keep the drift from orthogonality independent of the angle: τ follows from the s

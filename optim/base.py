@@ -22,8 +22,11 @@ __all__ = ["ManifoldOptimizer", "Update"]
 # function that carries it out.
 Update = tuple[Tensor | None, Callable[[], None]]
 
-# A dense step rounds a point as often as one rotation of every axis does; eight of them are harmless.
+# Restorations are at least this many steps apart, so that they cost little beside them: steps that
+# rewrite the whole point, and steps that rank all coordinates. The latter come back to the same few
+# axes, where small angles are rounded in the same direction again and again.
 _DENSE_STEPS = 8
+_RANKED_STEPS = 32
 
 
 class ManifoldOptimizer(Optimizer):
@@ -144,19 +147,27 @@ class ManifoldOptimizer(Optimizer):
         return p.device.type == "cpu" or bool(group["strict"])
 
     def restore(
-        self, group: dict[str, Any], p: Tensor, manifold: Manifold, block: CoordinateBlock
+        self,
+        group: dict[str, Any],
+        p: Tensor,
+        manifold: Manifold,
+        block: CoordinateBlock,
+        *,
+        ranked: bool = False,
     ) -> None:
         """Keep a point on its manifold, after the coordinates of a block have been moved.
 
         Once about every coordinate has had its turn, the manifold takes rounding away: then its
-        cost, spread over the moves, is of the order of their own. Counted on the host, from shapes.
+        cost, spread over the moves, is of the order of their own. A step that costs as much as a
+        product of whole points, because it is dense or has ranked all coordinates (`ranked`),
+        counts for more. Counted on the host, from shapes.
         """
         if not isinstance(manifold, CoordinateManifold):
             return
         total = manifold.num_coordinates(p)
         state = self.state[p]
-        moved = min(_size(block, total), math.ceil(total / _DENSE_STEPS))
-        state["moved"] = state.get("moved", 0) + moved
+        moved = max(_size(block, total), math.ceil(total / _RANKED_STEPS) if ranked else 0)
+        state["moved"] = state.get("moved", 0) + min(moved, math.ceil(total / _DENSE_STEPS))
         if state["moved"] >= total:
             if self.checked_by_host(group, p):
                 manifold.restore_(p)
@@ -234,11 +245,12 @@ def manifold_of(p: Tensor) -> Manifold | None:
 
 
 def _size(block: CoordinateBlock, num_coordinates: int) -> int:
-    """Number of coordinates in a block."""
+    """Number of coordinates that a block moves; a dense exponential counts as all of them."""
     if isinstance(block, All):
         return num_coordinates
     if isinstance(block, Coordinates):
-        return block.index.shape[-1]
+        k = block.index.shape[-1]
+        return k if block.disjoint or k == 1 else num_coordinates
     n, r = block.axes.shape[-2:]
     return n * r * (r - 1) // 2
 

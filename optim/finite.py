@@ -31,12 +31,17 @@ class FiniteGuard:
         self._flags: dict[torch.device, Tensor] = {}
         self._copies: dict[torch.device, tuple[Tensor, torch.cuda.Event]] = {}
 
-    def admit(self, derivatives: Tensor) -> Tensor:
-        """Return where to move: a mask of the shape of `derivatives`."""
+    def admit(self, derivatives: Tensor, *, grouped: bool = False) -> Tensor:
+        """Return where to move: a mask that broadcasts to `derivatives`.
+
+        With `grouped` the last two dimensions, a group's skew matrix, are admitted together or not.
+        """
         device = derivatives.device
         if device not in self._flags:
             self._flags[device] = torch.zeros((), dtype=torch.bool, device=device)
         finite = derivatives.isfinite()
+        if grouped:
+            finite = finite.all(-1, keepdim=True).all(-2, keepdim=True)
         admitted = finite & ~self._flags[device]
         self._flags[device] |= ~finite.all()
         return admitted
@@ -45,11 +50,13 @@ class FiniteGuard:
         """Return whether moves are stopped, on a device that :meth:`admit` has seen."""
         return self._flags[device]
 
-    def guard(self, rule: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def guard(
+        self, rule: Callable[[Tensor, Tensor], Tensor], *, grouped: bool = False
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return `rule` with the times of derivatives that are not admitted set to zero."""
 
         def guarded(derivatives: Tensor, squared_norm: Tensor) -> Tensor:
-            admitted = self.admit(derivatives)
+            admitted = self.admit(derivatives, grouped=grouped)
             return torch.where(admitted, rule(derivatives, squared_norm), 0.0)
 
         return guarded

@@ -70,6 +70,11 @@ class GradientView:
     def random(self) -> Randomness:  # noqa: D102
         return Randomness(*self._key, device=self.x.device)
 
+    @property
+    def ranked(self) -> bool:
+        """Whether all coordinates have been ranked."""
+        return self._ranked is not None
+
     def derivatives(self, block: CoordinateBlock) -> Tensor:
         """Partial derivatives of a block, in the shape that the block prescribes."""
         if self._ranked and isinstance(block, Coordinates) and block.index is self._ranked[0]:

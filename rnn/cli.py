@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return givens.main(arguments, prog_name="givens", standalone_mode=False) or 0
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        return _fail(error.format_message() + hint, 2)
+        return _fail(error.format_message().rstrip(".") + hint, 2)
     except click.ClickException as error:
         return _fail(error.format_message(), 1)
     except (click.Abort, KeyboardInterrupt):

@@ -9,7 +9,7 @@ __all__ = ["ModReLU", "modrelu"]
 
 
 def modrelu(z: Tensor, bias: Tensor) -> Tensor:
-    r"""Shift the magnitude of every entry, keep its sign: sign(z)·relu(\|z\| + b).
+    """Shift the magnitude of every entry, keep its sign: ``sign(z)·relu(|z| + b)``.
 
     The function is odd. A positive bias makes it jump at 0, where it takes the value in the
     middle, modReLU(0) = 0, because sign(0) = 0; its derivatives there are taken as 0. With a
@@ -36,7 +36,7 @@ def modrelu(z: Tensor, bias: Tensor) -> Tensor:
 
 
 class ModReLU(nn.Module):
-    r"""The activation sign(z)·relu(\|z\| + b) with a trainable bias for every unit.
+    """The activation ``sign(z)·relu(|z| + b)`` with a trainable bias for every unit.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,14 +35,14 @@ from .training import InterruptedTraining, Trainer
 CONTROLS = {"run_dir", "resume", "overwrite", "checkpoint_every", "tensorboard"}
 # Settings that a resumed run may change.
 CHANGEABLE = {"iterations", "lr", "other_lr", "device"}
-# Settings that have no effect unless another one has a certain value.
+# Settings that have no effect unless others have a certain value.
 NEEDS = {
-    "selection": ("optimizer", "srcd"),
-    "momentum": ("optimizer", "srgd"),
-    "block_fraction": ("selection", "block"),
-    "block_size": ("selection", "block"),
-    "block_rule": ("selection", "block"),
-    "disjoint": ("selection", "block"),
+    "selection": {"optimizer": "srcd"},
+    "momentum": {"optimizer": "srgd"},
+    "block_fraction": {"optimizer": "srcd", "selection": "block"},
+    "block_size": {"optimizer": "srcd", "selection": "block"},
+    "block_rule": {"optimizer": "srcd", "selection": "block"},
+    "disjoint": {"optimizer": "srcd", "selection": "block"},
 }
 
 Settings: TypeAlias = dict[str, Any]
@@ -55,6 +56,13 @@ def usable_device(ctx: click.Context, param: click.Parameter, value: str) -> str
     except Exception as error:  # torch raises many kinds, an AssertionError among them
         reason = str(error).splitlines()[0]
         raise click.BadParameter(f"torch cannot use {value!r}: {reason}", ctx, param) from error
+    return value
+
+
+def rate(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """Return a learning rate, which is finite and not negative."""
+    if not 0 <= value < math.inf:
+        raise click.BadParameter(f"{value} is not a finite number, 0 or more", ctx, param)
     return value
 
 
@@ -77,7 +85,6 @@ def training_options(
 ) -> Callable[[Command], Command]:
     """Add the options that every task has, with the defaults that suit this one."""
     positive = click.IntRange(min=1)
-    rate = click.FloatRange(min=0)
     options = [
         click.option(
             "--optimizer",
@@ -116,7 +123,7 @@ def training_options(
             help="(block) Whether to take only coordinates without a common column, d/2 at most: "
             "rotations of O(d) each. Overlapping ones take a dense exponential, O(d³).",
         ),
-        click.option("--lr", type=rate, default=1e-3, help="Stepsize of W."),
+        click.option("--lr", type=float, callback=rate, default=1e-3, help="Stepsize of W."),
         click.option(
             "--momentum",
             type=click.FloatRange(0, 1, max_open=True),
@@ -129,7 +136,7 @@ def training_options(
             default="rmsprop",
             help="For all parameters but W. The paper has sgd.",
         ),
-        click.option("--other-lr", type=rate, default=3e-3, help="Its learning rate."),
+        click.option("--other-lr", type=float, callback=rate, default=3e-3, help="Its stepsize."),
         click.option(
             "--hidden-size",
             type=click.IntRange(min=2),
@@ -331,11 +338,12 @@ def default_run_dir(settings: Settings) -> Path:
 
 def check_settings(ctx: click.Context, settings: Settings, given: set[str]) -> None:
     """Refuse settings that would have no effect, and blocks that are too large."""
-    for name, (other, value) in NEEDS.items():
-        if name in given and settings[other] != value:
-            raise click.UsageError(
-                f"{flag(name)} is for {flag(other)} {value}, not for {settings[other]}", ctx
-            )
+    for name in [name for name in NEEDS if name in given]:
+        for other, value in NEEDS[name].items():
+            if settings[other] != value:
+                raise click.UsageError(
+                    f"{flag(name)} is for {flag(other)} {value}, not for {settings[other]}", ctx
+                )
     if settings["optimizer"] == "frozen" and "lr" in given:
         raise click.UsageError("--lr is the stepsize of W, which stays where it is", ctx)
     if settings["block_size"] is not None:

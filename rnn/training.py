@@ -297,11 +297,11 @@ class Trainer:
                 logs.append(TensorBoardLog(self.run_dir / "tensorboard", self.step))
                 stack.enter_context(closing(logs[-1]))
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            self._write_config()
-            if new:
-                self.checkpoint_path.unlink(missing_ok=True)
             logs.append(JSONLinesLog(self.metrics_path, 0 if new else self.step))
             stack.enter_context(closing(logs[-1]))
+            if new:
+                self.checkpoint_path.unlink(missing_ok=True)
+            self._write_config()
             stack.callback(self._write_table)
             if bar is not None:
                 stack.enter_context(bar)

@@ -28,7 +28,7 @@ MODULES = [
 
 def blocks(page, *languages):
     """The code blocks of a page in one of some languages, with the number of their first line."""
-    fence = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    fence = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     text = page.read_text(encoding="utf-8")
     for match in fence.finditer(text):
         if match[1] in languages:
@@ -137,10 +137,10 @@ def points(sphere):
 
 def test_sphere_directions_are_a_tight_frame(sphere, points):
     f = sphere.direction(points, torch.arange(sphere.num_coordinates(points)))
-    ξ = sphere.proju(points, torch.ones_like(points))
-    torch.testing.assert_close((f @ ξ.unsqueeze(-1)).square().sum((-2, -1)), ξ.square().sum(-1))
+    xi = sphere.proju(points, torch.ones_like(points))
+    torch.testing.assert_close((f @ xi.unsqueeze(-1)).square().sum((-2, -1)), xi.square().sum(-1))
     torch.testing.assert_close(
-        sphere.derivatives(points, ξ, All()), (f @ ξ.unsqueeze(-1)).squeeze(-1)
+        sphere.derivatives(points, xi, All()), (f @ xi.unsqueeze(-1)).squeeze(-1)
     )
 
 

@@ -67,14 +67,15 @@ def test_it_is_accurate_relative_to_the_norm(expm1, r, batch, norm, dtype, noise
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("degree", [2, 4, 8])
-def test_every_polynomial_is_accurate_up_to_its_radius(degree, dtype):
-    radius = exponential._radius(degree, dtype)
+@pytest.mark.parametrize("factor", [0.999, 1.001, 1.9, 2.9])
+def test_every_polynomial_is_accurate_up_to_its_radius_and_left_there(degree, factor, dtype):
+    norm = factor * exponential._radius(degree, dtype)
+    plane = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
     for r in (2, 3, 8):
-        # d/2 equal planes: then the norm that is estimated is the norm.
-        plane = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+        # Equal planes: of such a matrix the norm is not overestimated.
         a = torch.zeros(r, r, dtype=torch.float64)
         a[: r // 2 * 2, : r // 2 * 2] = torch.block_diag(*[plane] * (r // 2))
-        a = (0.999 * radius * a).to(dtype)
+        a = (norm * a).to(dtype)
         assert error(expm1(a), spectral(a)) <= 2 * torch.finfo(dtype).eps * norm_of(a)
 
 

@@ -173,7 +173,6 @@ def test_proju_is_an_orthogonal_projection_on_the_tangent_space(batch, d, dtype,
     assert error(x.mT @ p, -(p.mT @ x)) <= 4 * scale  # tangent
     ok, reason = GROUP.check_vector_on_tangent(x, p, explain=True, atol=1e-4)
     assert ok, reason
-    assert error(GROUP.proju(x, noise.tangent(x)), 0 * x) > 0
 
 
 @given(batch_shapes, dims, dtypes, noises)
@@ -265,8 +264,6 @@ def test_the_geodesic_is_a_one_parameter_group(d, noise: Noise, s, t):
 @given(st.lists(st.floats(-3.1, 3.1), min_size=1, max_size=4), st.integers(0, 1), noises)
 def test_log_after_exp_inside_the_injectivity_radius(angles, rest, noise: Noise):
     d = 2 * len(angles) + rest
-    if d < 2:
-        return
     frame = noise.point(d, d)
     a = torch.zeros(d, d, dtype=torch.float64)
     for n, angle in enumerate(angles):

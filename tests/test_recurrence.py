@@ -21,15 +21,16 @@ BIAS_RANGES = {"negative": (-0.6, -0.1), "positive": (0.1, 0.6), "mixed": (-0.5,
 
 
 def make(steps, batch, d, nonlinearity, *, seed=0, bias="mixed", dtype=torch.float64):
-    """Arguments of the recurrence, with a recurrent matrix of norm about 1."""
+    """Arguments of the recurrence, with a recurrent matrix of norm 1."""
     g = torch.Generator().manual_seed(seed)
     low, high = BIAS_RANGES[bias]
     values = {
         "input": torch.randn(steps, batch, d, dtype=torch.float64, generator=g),
-        "weight": torch.randn(d, d, dtype=torch.float64, generator=g) / d**0.5,
+        "weight": torch.randn(d, d, dtype=torch.float64, generator=g),
         "hx": torch.randn(batch, d, dtype=torch.float64, generator=g),
         "bias": torch.empty(d, dtype=torch.float64).uniform_(low, high, generator=g),
     }
+    values["weight"] /= torch.linalg.matrix_norm(values["weight"], 2)
     values = {name: value.to(dtype) for name, value in values.items()}
     if nonlinearity != "modrelu":
         values["bias"] = None

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import scipy.linalg
 import torch
@@ -88,6 +89,28 @@ def test_left_translations_carry_a_retraction_along(group, d, noise: Noise):
     x, g = noise.point(d, d), noise.point(d, d)
     u = noise.tangent(x)
     assert error(group.retr(g @ x, g @ u), g @ group.retr(x, u)) <= 1e-12
+
+
+def positive_qr(m):
+    q, r = scipy.linalg.qr(m)
+    return q * np.sign(np.diag(r))
+
+
+FORMULAS = {
+    "exponential": scipy.linalg.expm,
+    "cayley": lambda a: np.linalg.inv(np.eye(len(a)) - a / 2) @ (np.eye(len(a)) + a / 2),
+    "qr": lambda a: positive_qr(np.eye(len(a)) + a),
+    "polar": lambda a: scipy.linalg.polar(np.eye(len(a)) + a)[0],
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@given(dims, noises)
+def test_a_retraction_is_its_formula(name, d, noise: Noise):
+    a = noise.skew(d, d)
+    x = noise.point(d, d)
+    expected = x @ torch.from_numpy(FORMULAS[name](a.numpy()))
+    assert error(OrthogonalGroup(name).retr(x, x @ a), expected) <= 1e-12
 
 
 @given(dims, noises)

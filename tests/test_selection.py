@@ -161,6 +161,16 @@ def test_a_disjoint_block_is_the_sequential_greedy_matching(d, batch, rule, data
         assert index == greedy_matching(order, d, k)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_the_matching_is_greedy_however_the_ranking_interlocks(k):
+    """One point after the other of a large batch, whose rankings are random permutations."""
+    d, points = 10, 300
+    rule = Uniform()
+    block = Block(size=k, rule=rule, disjoint=True).select(view_of(d, (points,)))
+    rankings = rule.choose(view_of(d, (points,)), math.comb(d, 2)).tolist()
+    assert block.index.tolist() == [greedy_matching(order, d, k) for order in rankings]
+
+
 @given(st.integers(2, 40), rules, seeds)
 def test_a_disjoint_block_can_be_as_large_as_half_the_axes(d, rule, data):
     block = Block(size=d // 2, rule=rule, disjoint=True).select(view_of(d, data=data))

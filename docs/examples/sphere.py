@@ -59,7 +59,7 @@ class Sphere(CoordinateManifold, geoopt.Sphere):
 
     def _pairs(self, x: Tensor, block: CoordinateBlock) -> tuple[Tensor, Tensor]:
         """Return j and l of a block's coordinates, shape ``(*batch, k)``."""
-        self._check_block(x, block)
+        self.check_block(x, block)
         if isinstance(block, Coordinates):
             index = block.index
         elif isinstance(block, All):
