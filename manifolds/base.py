@@ -145,7 +145,8 @@ class CoordinateManifold(Manifold):
             Shape ``(*batch, k)``, steepest first.
         """
         derivatives = self.derivatives(x, egrad, All())
-        slope = derivatives.abs() / self.squared_norm(x, All()).sqrt()
+        norm = self.squared_norm(x, All()).sqrt()
+        slope = torch.where(norm > 0, derivatives.abs() / norm, 0.0)
         index = slope.topk(k, dim=-1).indices
         return index, derivatives.gather(-1, index)
 

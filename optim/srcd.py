@@ -126,7 +126,8 @@ class SRCD(ManifoldOptimizer):
         derivatives = view.derivatives(block) if by_host else None
 
         def rule(derivatives: Tensor, squared_norm: Tensor) -> Tensor:
-            return lr * derivatives / squared_norm
+            # A direction that vanishes at this point, as those of a frame may, moves nothing.
+            return torch.where(squared_norm > 0, lr * derivatives / squared_norm, 0.0)
 
         def update() -> None:
             if derivatives is not None:

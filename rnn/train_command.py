@@ -318,6 +318,8 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
             ctx,
         ) from error
     except InterruptedTraining as stop:
+        if stop.step > 0:  # before that there is no loss to draw
+            plot_losses([run_dir], run_dir / "loss.png")
         click.echo(
             f"givens: interrupted after {stop.step} steps, and saved; to go on: "
             f"givens train {ctx.info_name} --run-dir {run_dir} --resume",

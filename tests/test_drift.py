@@ -4,8 +4,8 @@ import pytest
 import torch
 from geoopt import ManifoldParameter
 
-from givens.manifolds import OrthogonalGroup
-from givens.optim import SRCD, SRGD, Block, GaussSouthwell, Uniform
+from givens.manifolds import CoordinateBlock, Groups, OrthogonalGroup
+from givens.optim import SRCD, SRGD, Block, Cyclic, GaussSouthwell, GradientView
 from givens.optim.base import ManifoldOptimizer
 
 RUNS = {
@@ -55,32 +55,39 @@ def test_it_is_the_restoration_that_keeps_it_there(monkeypatch):
     assert run(SRGD([p], 0.01), p, 3_000) > 1e-6
 
 
-@pytest.mark.parametrize("d", [2, 3, 32])
-def test_the_restoration_comes_after_as_many_moves_as_there_are_coordinates(d, monkeypatch):
-    """So that its 4d³ flops are 8d a move."""
-    manifold = OrthogonalGroup()
-    total = d * (d - 1) // 2
-    for selection, moved in ((Uniform(), 1), (Block(size=min(3, total)), min(3, total))):
-        p = ManifoldParameter(manifold.random(d, d), manifold=manifold)
-        p.grad = torch.randn(d, d, generator=torch.Generator().manual_seed(0))
-        optimizer = SRCD([p], 0.01, selection)
-        restored: list[torch.Tensor] = []
-        monkeypatch.setattr(OrthogonalGroup, "restore_", lambda _, x, to=restored: to.append(x))
-        for _ in range(3 * total):
-            optimizer.step()
-        # A block that is a large part of all counts as one eighth: see the next test.
-        counted = min(moved, -(-total // 8))
-        assert len(restored) == 3 * total // -(-total // counted)
+class Matching:
+    """A user's selection: the axes in pairs, as groups."""
+
+    def select(self, view: GradientView) -> CoordinateBlock:
+        return Groups(torch.arange(view.num_axes // 2 * 2).view(-1, 2))
 
 
-def test_a_dense_step_is_restored_every_eighth_time(monkeypatch):
+@pytest.mark.parametrize(
+    ("d", "build", "every"),
+    [
+        # After as many moves as there are coordinates, so that its 4d³ flops are 8d a move.
+        (2, lambda p: SRCD([p], 0.01), 1),
+        (9, lambda p: SRCD([p], 0.01), 36),
+        (9, lambda p: SRCD([p], 0.01, Block(size=3, rule=Cyclic(), disjoint=True)), 12),
+        (64, lambda p: SRCD([p], 0.01, Matching()), 63),
+        # Beside a ranking of all coordinates.
+        (64, lambda p: SRCD([p], 0.01, GaussSouthwell()), 32),
+        (64, lambda p: SRCD([p], 0.01, Block(size=2, disjoint=True)), 32),
+        # Beside a dense exponential.
+        (64, lambda p: SRCD([p], 0.01, Block(fraction=0.005)), 8),
+        (64, lambda p: SRCD([p], 0.01, Block(fraction=1.0)), 8),
+        (64, lambda p: SRGD([p], 0.01), 8),
+        (9, lambda p: SRGD([p], 0.01), 8),
+    ],
+)
+def test_the_restoration_costs_no_more_than_the_steps_between(d, build, every, monkeypatch):
     manifold = OrthogonalGroup()
-    p = ManifoldParameter(manifold.random(9, 9), manifold=manifold)
-    p.grad = torch.randn(9, 9)
-    restored = []
-    monkeypatch.setattr(OrthogonalGroup, "restore_", lambda self, x: restored.append(x))
-    for optimizer in (SRGD([p], 0.01), SRCD([p], 0.01, Block(fraction=1.0))):
-        restored.clear()
-        for _ in range(24):
-            optimizer.step()
-        assert len(restored) == 3
+    p = ManifoldParameter(manifold.random(3, d, d), manifold=manifold)
+    p.grad = torch.randn(3, d, d, generator=torch.Generator().manual_seed(0))
+    optimizer = build(p)
+    steps, restored = 0, []
+    monkeypatch.setattr(OrthogonalGroup, "restore_", lambda *_: restored.append(steps))
+    while steps < 2 * every + 1:
+        steps += 1
+        optimizer.step()
+    assert restored == [every, 2 * every] + [3 * every] * (every == 1)

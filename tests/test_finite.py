@@ -8,7 +8,7 @@ import torch
 from geoopt import ManifoldParameter, Sphere
 from torch import Tensor
 
-from givens.manifolds import All, CoordinateBlock, OrthogonalGroup
+from givens.manifolds import All, CoordinateBlock, Groups, OrthogonalGroup
 from givens.optim import SRCD, SRGD, Block, Cyclic, GaussSouthwell, GradientView, Uniform
 from givens.optim.base import ManifoldOptimizer
 
@@ -264,6 +264,26 @@ def test_a_bad_pair_of_a_disjoint_block_stays_and_the_others_turn(bad):
     still = [torch.equal(p[:, n], value[:, n]) for n in range(6)]
     assert still == [False, False, True, True, False, False]
     assert bool(p.isfinite().all())
+
+
+@every_bad
+@pytest.mark.usefixtures("unchecked")
+def test_a_bad_group_stays_and_the_others_turn(bad):
+    """All of it: a part of a group that turns would be another rotation."""
+
+    class Thirds:
+        def select(self, view: GradientView) -> CoordinateBlock:
+            return Groups(torch.arange(9).view(3, 3))
+
+    p, q = matrix(9, 9), matrix(9, 9)
+    value = p.detach().clone()
+    p.grad[3, 4] = bad
+    SRCD([p], 0.1, Thirds()).step()
+    SRCD([q], 0.1, Thirds()).step()
+    assert torch.equal(p[:, 3:6], value[:, 3:6])
+    others = [0, 1, 2, 6, 7, 8]
+    assert not torch.equal(p[:, others], value[:, others])
+    assert torch.equal(p[:, others], q[:, others])
 
 
 @pytest.mark.usefixtures("unchecked")

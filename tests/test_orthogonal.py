@@ -151,6 +151,13 @@ def test_restoring_converges_quadratically(d, noise: Noise, power):
     assert error(y, x) <= float(before) ** 2 + 1e-14
 
 
+@given(batch_shapes, st.integers(2, 96), noises)
+def test_restoring_in_float32_reaches_the_last_digit(batch, d, noise: Noise):
+    x = noise.point(*batch, d, d, dtype=torch.float32)
+    x += 1e-5 * noise.like(x)
+    assert defect(GROUP.restore_(x)) <= 1.5 * eps(torch.float32)
+
+
 @given(batch_shapes, dims, dtypes, noises)
 def test_restoring_leaves_orthogonal_matrices_alone(batch, d, dtype, noise: Noise):
     x = noise.point(*batch, d, d, dtype=dtype)
