@@ -200,7 +200,8 @@ class ManifoldOptimizer(Optimizer):
             )
         loaded = []
         for saved, own in zip(groups, self.param_groups, strict=True):
-            missing = sorted(set(self.defaults) - set(saved))
+            # torch adds "differentiable" to the defaults when it loads.
+            missing = sorted(set(self.defaults) - {"differentiable"} - set(saved))
             if missing:
                 raise ValueError(
                     f"the state is not one of {type(self).__name__}: its parameter groups lack {missing}"

@@ -67,10 +67,11 @@ noises = st.integers(0, 2**32 - 1).map(Noise)
 
 
 def layouts(x: Tensor) -> list[Tensor]:
-    """The same values in other memory layouts: contiguous, transposed, every other entry of more."""
+    """Copies in other memory layouts: contiguous, transposed, every other entry of more."""
     wide = torch.full((*x.shape[:-1], 2 * x.shape[-1]), torch.nan, dtype=x.dtype)
     wide[..., ::2] = x
-    return [x.contiguous(), x.mT.contiguous().mT, wide[..., ::2]]
+    transposed = x.mT.clone(memory_format=torch.contiguous_format).mT
+    return [x.clone(memory_format=torch.contiguous_format), transposed, wide[..., ::2]]
 
 
 def error(x: Tensor, y: Tensor) -> float:

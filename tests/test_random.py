@@ -99,7 +99,7 @@ def test_neighbours_in_one_draw_are_independent():
 
 @pytest.mark.parametrize("part", ["seed", "step", "number"])
 def test_draws_of_consecutive_keys_are_uniform_and_independent(part):
-    drawn = np.array([int(randomness(**{part: n}).integers(8, 1)) for n in range(8_000)])
+    drawn = np.array([int(randomness(**{part: n}).integers(8, 1)) for n in range(5_000)])
     assert_uniform(drawn, 8)
     assert_uniform(drawn[:-1] * 8 + drawn[1:], 64)
 
@@ -107,14 +107,14 @@ def test_draws_of_consecutive_keys_are_uniform_and_independent(part):
 def test_the_draws_of_two_parameters_are_independent():
     pairs = [
         int(randomness(0, step, 0).integers(8, 1)) * 8 + int(randomness(0, step, 1).integers(8, 1))
-        for step in range(6_000)
+        for step in range(4_000)
     ]
     assert_uniform(np.array(pairs), 64)
 
 
 def test_consecutive_calls_are_independent():
     source = randomness()
-    drawn = np.array([int(source.integers(8, 1)) for _ in range(8_000)])
+    drawn = np.array([int(source.integers(8, 1)) for _ in range(5_000)])
     assert_uniform(drawn[:-1] * 8 + drawn[1:], 64)
 
 
@@ -150,7 +150,7 @@ def test_pairs_of_distinct_numbers_are_uniform(high):
 
 
 def test_pairs_of_distinct_numbers_are_uniform_over_steps():
-    drawn = np.array([randomness(0, step).distinct(4, 2).tolist() for step in range(2_500)])
+    drawn = np.array([randomness(0, step).distinct(4, 2).tolist() for step in range(1_200)])
     assert_uniform(drawn[:, 0] * 3 + drawn[:, 1] - (drawn[:, 1] > drawn[:, 0]), 12)
 
 

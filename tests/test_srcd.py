@@ -452,7 +452,7 @@ def test_a_manifold_without_coordinates_is_refused():
 
 
 @pytest.mark.parametrize(
-    "selection", [Uniform, Block, "uniform", 3, object(), Cyclic().choose], ids=repr
+    "selection", [Uniform, Block, "uniform", 3, [], Cyclic().choose], ids=repr
 )
 def test_what_is_no_selection_is_refused(selection):
     with pytest.raises(TypeError, match=r"selection=.*select\(view\)"):
