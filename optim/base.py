@@ -53,11 +53,11 @@ class ManifoldOptimizer(Optimizer):
         super().__setstate__(state)
         self._guard = FiniteGuard()
 
-    def prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
+    def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Prepare the update of one parameter without changing anything."""
         raise NotImplementedError
 
-    def check_options(self, group: dict[str, Any]) -> None:
+    def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError or TypeError if the options of a group are out of range."""
         lr = group["lr"]
         if isinstance(lr, Tensor) and lr.device.type != "cpu":
@@ -65,7 +65,7 @@ class ManifoldOptimizer(Optimizer):
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"lr={float(lr)}: expected a finite learning rate, 0 or more")
 
-    def check_parameter(self, p: Tensor) -> None:
+    def _check_parameter(self, p: Tensor) -> None:
         """Raise ValueError or TypeError if a parameter cannot be optimized."""
         manifold = manifold_of(p)
         if manifold is None:
@@ -81,9 +81,9 @@ class ManifoldOptimizer(Optimizer):
         super().add_param_group(param_group)
         try:
             group = self.param_groups[-1]
-            self.check_options(group)
+            self._check_options(group)
             for p in group["params"]:
-                self.check_parameter(p)
+                self._check_parameter(p)
         except Exception:
             self.param_groups.pop()
             raise
@@ -123,7 +123,7 @@ class ManifoldOptimizer(Optimizer):
                     f"the gradient of {_describe(number, group, p)} has layout {p.grad.layout}; "
                     f"{type(self).__name__} needs a dense one (sparse=False in an embedding)"
                 )
-            read, update = self.prepare(number, group, p, p.grad)
+            read, update = self._prepare(number, group, p, p.grad)
             if read is not None and not bool(read.isfinite().all()):
                 bad = int((~read.isfinite()).sum())
                 raise_not_finite(bad, read.numel(), _describe(number, group, p))
@@ -142,11 +142,11 @@ class ManifoldOptimizer(Optimizer):
         """
         self._guard.check()
 
-    def checked_by_host(self, group: dict[str, Any], p: Tensor) -> bool:
+    def _checked_by_host(self, group: dict[str, Any], p: Tensor) -> bool:
         """Whether the derivatives of a parameter are checked before anything is changed."""
         return p.device.type == "cpu" or bool(group["strict"])
 
-    def restore(
+    def _restore(
         self,
         group: dict[str, Any],
         p: Tensor,
@@ -169,7 +169,7 @@ class ManifoldOptimizer(Optimizer):
         moved = max(_size(block, total), math.ceil(total / _RANKED_STEPS) if ranked else 0)
         state["moved"] = state.get("moved", 0) + min(moved, math.ceil(total / _DENSE_STEPS))
         if state["moved"] >= total:
-            if self.checked_by_host(group, p):
+            if self._checked_by_host(group, p):
                 manifold.restore_(p)
             else:
                 restored = manifold.restore_(p.clone())
@@ -214,7 +214,7 @@ class ManifoldOptimizer(Optimizer):
                         f"{describe(own['selection'])}; build it with the same selection"
                     )
                 loaded[-1]["selection"] = own["selection"]
-            self.check_options(loaded[-1])
+            self._check_options(loaded[-1])
             for key, p in zip(saved["params"], own["params"], strict=False):
                 for name, value in state_dict["state"].get(key, {}).items():
                     if isinstance(value, Tensor) and value.shape != p.shape:
@@ -231,7 +231,7 @@ class ManifoldOptimizer(Optimizer):
     def _parameters(self) -> Iterator[tuple[int, dict[str, Any], Tensor]]:
         number = 0
         for group in self.param_groups:
-            self.check_options(group)
+            self._check_options(group)
             for p in group["params"]:
                 yield number, group, p
                 number += 1

@@ -91,9 +91,9 @@ class SRCD(ManifoldOptimizer):
         }
         super().__init__(params, defaults, strict=strict)
 
-    def check_options(self, group: dict[str, Any]) -> None:
+    def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError or TypeError if the options of a group are out of range."""
-        super().check_options(group)
+        super()._check_options(group)
         if isinstance(group["selection"], type) or not isinstance(group["selection"], Selection):
             raise TypeError(
                 f"selection={group['selection']!r}: expected an object with a method select(view), "
@@ -102,7 +102,7 @@ class SRCD(ManifoldOptimizer):
         if not isinstance(group["seed"], int):
             raise TypeError(f"seed={group['seed']!r}: expected an integer")
 
-    def check_parameter(self, p: Tensor) -> None:
+    def _check_parameter(self, p: Tensor) -> None:
         """Raise ValueError or TypeError if a parameter cannot be optimized."""
         manifold = manifold_of(p)
         if manifold is not None and not isinstance(manifold, CoordinateManifold):
@@ -110,13 +110,13 @@ class SRCD(ManifoldOptimizer):
                 f"{manifold} has no coordinates, which SRCD needs; use a manifold of givens.manifolds, "
                 "or SRGD, which takes any"
             )
-        super().check_parameter(p)
+        super()._check_parameter(p)
 
-    def prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
+    def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Select the block, and compute its derivatives."""
         manifold = manifold_of(p)
         lr = group["lr"] if group["maximize"] else -group["lr"]
-        by_host = self.checked_by_host(group, p)
+        by_host = self._checked_by_host(group, p)
         if manifold is None:
             return self._prepare_unconstrained(p, grad, lr, by_host)
 
@@ -137,7 +137,7 @@ class SRCD(ManifoldOptimizer):
                 guarded = self._guard.guard(rule, grouped=isinstance(block, Groups))
                 manifold.descend_(p, grad, block, guarded)
             self.state[p]["step"] = step + 1
-            self.restore(group, p, manifold, block, ranked=view.ranked)
+            self._restore(group, p, manifold, block, ranked=view.ranked)
 
         return derivatives, update
 

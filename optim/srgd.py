@@ -78,9 +78,9 @@ class SRGD(ManifoldOptimizer):
         }
         super().__init__(params, defaults, strict=strict)
 
-    def check_options(self, group: dict[str, Any]) -> None:
+    def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError if the options of a group are out of range."""
-        super().check_options(group)
+        super()._check_options(group)
         if not 0 <= group["momentum"] < 1:
             raise ValueError(f"momentum={group['momentum']}: expected a number in [0, 1)")
         if not 0 <= group["weight_decay"] < float("inf"):
@@ -90,7 +90,7 @@ class SRGD(ManifoldOptimizer):
         if group["map"] not in ("expmap", "retr"):
             raise ValueError(f"map={group['map']!r}: expected 'expmap' or 'retr'")
 
-    def prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
+    def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Compute the Riemannian gradient."""
         manifold = manifold_of(p) or _UNCONSTRAINED
         if group["maximize"]:
@@ -114,7 +114,7 @@ class SRGD(ManifoldOptimizer):
                 new = getattr(manifold, group["map"])(p, u)
             else:
                 new, buffer = getattr(manifold, f"{group['map']}_transp")(p, u, buffer)
-            if not self.checked_by_host(group, p):
+            if not self._checked_by_host(group, p):
                 admitted = self._guard.admit(rgrad).all()
                 new = torch.where(admitted, new, p)
                 if buffer is not None:
@@ -122,6 +122,6 @@ class SRGD(ManifoldOptimizer):
             p.copy_(new)
             if group["momentum"]:
                 state["momentum_buffer"] = buffer
-            self.restore(group, p, manifold, All())
+            self._restore(group, p, manifold, All())
 
-        return (rgrad if self.checked_by_host(group, p) else None), update
+        return (rgrad if self._checked_by_host(group, p) else None), update

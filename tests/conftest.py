@@ -11,7 +11,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 # Many fresh examples: HYPOTHESIS_PROFILE=thorough make test
-settings.register_profile("thorough", parent=settings.get_profile("default"), derandomize=False, max_examples=300)
+settings.register_profile(
+    "thorough", parent=settings.get_profile("default"), derandomize=False, max_examples=300
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # One thread a worker: pytest-xdist supplies the parallelism.

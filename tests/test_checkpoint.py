@@ -49,11 +49,21 @@ def test_checkpoint_is_read_by_torch_itself(tmp_path):
     assert equal(torch.load(tmp_path / "a.pt", weights_only=True)["model"], STATE["model"])
 
 
+class Tagged(torch.Tensor):
+    """Some library's tensor."""
+
+
 def test_plain_strips_subclasses_and_copies():
-    manifold = OrthogonalGroup()
-    point = ManifoldParameter(torch.eye(3), manifold=manifold)
-    copy = plain({"w": point, "lr": np.float64(0.5), "milestones": Counter([3, 3])})
-    assert type(copy["w"]) is torch.Tensor
+    point = ManifoldParameter(torch.eye(3), manifold=OrthogonalGroup())
+    copy = plain(
+        {
+            "w": point,
+            "tagged": torch.ones(2).as_subclass(Tagged),
+            "lr": np.float64(0.5),
+            "milestones": Counter([3, 3]),
+        }
+    )
+    assert type(copy["w"]) is type(copy["tagged"]) is torch.Tensor
     assert not copy["w"].requires_grad
     assert type(copy["lr"]) is float
     assert copy["milestones"][99] == 0  # still a Counter

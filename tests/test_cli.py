@@ -73,22 +73,42 @@ def test_train_writes_a_run_and_shows_results(folder, capsys):
     assert "12/12" in shown.err
 
 
+GREEDY, RANDOM = "rule=GaussSouthwell()", "rule=Uniform()"
+
+
 @pytest.mark.parametrize(
-    ("moving", "other"),
+    ("moving", "other", "expected"),
     [
-        ("--optimizer srgd --momentum 0.5", ""),
-        ("--selection uniform", ""),
-        ("--selection cyclic", ""),
-        ("--selection gauss-southwell", ""),
-        ("--block-fraction 0.5", ""),
-        ("--block-size 3 --block-rule uniform", ""),
-        ("--block-size 4 --disjoint", "--other-optimizer sgd --other-lr 0.01 --dtype float64"),
-        ("--optimizer srcd", "--other-optimizer adam --init haar --nonlinearity tanh"),
+        ("--optimizer srgd --momentum 0.5", "", {"momentum": 0.5}),
+        ("--selection uniform", "", {"selection": "Uniform()", "seed": 0}),
+        ("--selection cyclic", "", {"selection": "Cyclic()"}),
+        ("--selection gauss-southwell", "", {"selection": "GaussSouthwell()"}),
+        (
+            "--block-fraction 0.5",
+            "",
+            {"selection": f"Block(size=None, fraction=0.5, {GREEDY}, disjoint=False)"},
+        ),
+        (
+            "--block-size 3 --block-rule uniform",
+            "--seed 7",
+            {
+                "selection": f"Block(size=3, fraction=None, {RANDOM}, disjoint=False)",
+                "seed": 7,
+            },
+        ),
+        (
+            "--block-size 4 --disjoint",
+            "--other-optimizer sgd --other-lr 0.01 --dtype float64",
+            {"selection": f"Block(size=4, fraction=None, {GREEDY}, disjoint=True)"},
+        ),
+        ("--optimizer srcd", "--other-optimizer adam --init haar --nonlinearity tanh", {}),
     ],
 )
-def test_w_moves_on_the_group_unless_frozen(folder, moving, other):
+def test_w_moves_on_the_group_unless_frozen(folder, moving, other, expected):
     assert run(f"{COPYING} {other} --optimizer frozen --run-dir frozen") == 0
     assert run(f"{COPYING} {other} {moving} --lr 0.1 --run-dir moving") == 0
+    optimizer = load_checkpoint(folder / "moving" / "checkpoint.pt")["optimizers"][0]
+    assert {"lr": 0.1, **expected}.items() <= optimizer["state"]["param_groups"][0].items()
     W, W_moved = (recurrent_weight(folder / name) for name in ("frozen", "moving"))
     assert W.dtype == W_moved.dtype == (torch.float64 if "float64" in other else torch.float32)
     assert 1e-3 < (W_moved - W).abs().max() < 2

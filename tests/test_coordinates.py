@@ -20,6 +20,7 @@ from strategies import (
     noises,
 )
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from givens.manifolds import All, Coordinates, Groups, OrthogonalGroup, orthogonal
 from givens.manifolds.pairs import pair_to_number, round_robin
@@ -543,6 +544,30 @@ def test_a_move_never_waits_for_the_device(kind, dtype):
     assert index.shape == derivatives.shape == (3, 5)
     assert GROUP.restore_(x) is x
     assert GROUP.axes(x, index).device == x.device
+
+
+def flops(call, *args):
+    """Floating-point operations in matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        call(*args)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("d", [16, 64])
+def test_costs_are_what_the_documentation_says(d):
+    noise = Noise(0)
+    x = noise.point(d, d)
+    egrad = noise.like(x)
+    pairs = noise.matching((), d)
+    assert flops(GROUP.derivatives, x, egrad, pairs) == 0  # no matrix product at all
+    assert flops(GROUP.move_, x, pairs, torch.ones(d // 2)) == 0
+    r = 8
+    groups = noise.groups((), d, r)
+    assert flops(GROUP.derivatives, x, egrad, groups) == 2 * r * d**2
+    small = 1e-9 * noise.skew(d // r, r, r)  # whose exponential is one product of r×r matrices
+    assert flops(GROUP.move_, x, groups, small) == 2 * r * d**2 + 2 * r**2 * d
+    assert flops(GROUP.derivatives, x, egrad, All()) == 2 * d**3
+    assert flops(GROUP.restore_, x) == 4 * d**3
 
 
 # Bad input: an error of the right kind, and the point as it was

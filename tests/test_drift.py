@@ -51,7 +51,7 @@ def test_it_is_the_restoration_that_keeps_it_there(monkeypatch):
     """Without it the same run leaves: this file would notice if it were forgotten."""
     manifold = OrthogonalGroup()
     p = ManifoldParameter(manifold.random(16, 16), manifold=manifold)
-    monkeypatch.setattr(ManifoldOptimizer, "restore", lambda *_: None)
+    monkeypatch.setattr(ManifoldOptimizer, "_restore", lambda *_, **__: None)
     assert run(SRGD([p], 0.01), p, 3_000) > 1e-6
 
 

@@ -155,7 +155,7 @@ def test_what_the_step_reads_is_looked_at(selection, bad):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Steps that do not wait for the device, here on a CPU."""
-    monkeypatch.setattr(ManifoldOptimizer, "checked_by_host", lambda *_: False)
+    monkeypatch.setattr(ManifoldOptimizer, "_checked_by_host", lambda *_: False)
 
 
 @every_optimizer
@@ -307,5 +307,5 @@ def test_a_cpu_and_a_strict_step_check_before_they_change(device):
             self.device = torch.device(device)
 
     optimizer = SRCD([vector()], 0.1)
-    assert optimizer.checked_by_host({"strict": True}, Elsewhere())
-    assert optimizer.checked_by_host({"strict": False}, Elsewhere()) == (device == "cpu")
+    assert optimizer._checked_by_host({"strict": True}, Elsewhere())
+    assert optimizer._checked_by_host({"strict": False}, Elsewhere()) == (device == "cpu")

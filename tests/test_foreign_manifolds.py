@@ -409,7 +409,7 @@ def test_a_user_s_manifold_converges_with_every_selection(own, selection):
 @pytest.mark.parametrize("by_host", [True, False])
 def test_directions_that_vanish_at_a_point_move_nothing(selection, by_host, monkeypatch):
     """At e₀ only the rotations of the first entry move; 0/0 must not spoil the point."""
-    monkeypatch.setattr(SRCD, "checked_by_host", lambda *_: by_host)
+    monkeypatch.setattr(SRCD, "_checked_by_host", lambda *_: by_host)
     manifold = RotatedSphere()
     x = torch.eye(5, dtype=torch.float64)[0]
     for number in range(10):  # also where they are the ones that are selected
@@ -443,7 +443,7 @@ def test_a_user_s_manifold_is_guarded_as_on_an_accelerator(own, selection, monke
     manifold, x = own(0)
     outcomes = []
     for by_host in (True, False):
-        monkeypatch.setattr(SRCD, "checked_by_host", lambda *_, by_host=by_host: by_host)
+        monkeypatch.setattr(SRCD, "_checked_by_host", lambda *_, by_host=by_host: by_host)
         p = ManifoldParameter(x.clone(), manifold=manifold)
         p.grad = noise(*x.shape, data=1)
         optimizer = SRCD([p], 0.1, selection)

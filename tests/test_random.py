@@ -118,9 +118,9 @@ def test_consecutive_calls_are_independent():
     assert_uniform(drawn[:-1] * 8 + drawn[1:], 64)
 
 
-@pytest.mark.parametrize("batch", [(), (3,)])
-def test_distinct_numbers_of_a_whole_range_are_a_permutation_of_it(batch):
-    for high in range(1, 201):
+@pytest.mark.parametrize(("batch", "largest"), [((), 200), ((3,), 40)])
+def test_distinct_numbers_of_a_whole_range_are_a_permutation_of_it(batch, largest):
+    for high in range(1, largest + 1):
         drawn = randomness(high).distinct(high, high, *batch)
         assert drawn.shape == (*batch, high)
         assert torch.equal(drawn.sort(-1).values, torch.arange(high).expand(*batch, high))
@@ -150,7 +150,7 @@ def test_pairs_of_distinct_numbers_are_uniform(high):
 
 
 def test_pairs_of_distinct_numbers_are_uniform_over_steps():
-    drawn = np.array([randomness(0, step).distinct(4, 2).tolist() for step in range(1_200)])
+    drawn = np.array([randomness(0, step).distinct(4, 2).tolist() for step in range(700)])
     assert_uniform(drawn[:, 0] * 3 + drawn[:, 1] - (drawn[:, 1] > drawn[:, 0]), 12)
 
 

@@ -451,9 +451,7 @@ def test_a_manifold_without_coordinates_is_refused():
         SRCD([p], 0.1)
 
 
-@pytest.mark.parametrize(
-    "selection", [Uniform, Block, "uniform", 3, [], Cyclic().choose], ids=repr
-)
+@pytest.mark.parametrize("selection", [Uniform, Block, "uniform", 3, [], Cyclic().choose], ids=repr)
 def test_what_is_no_selection_is_refused(selection):
     with pytest.raises(TypeError, match=r"selection=.*select\(view\)"):
         SRCD([point(3, 3)[0]], 0.1, selection)

@@ -146,11 +146,8 @@ def test_longer_run_goes_on_where_a_finished_one_ended(tmp_path, steps):
 def test_run_killed_between_checkpoints_goes_on_from_the_last(tmp_path):
     make(tmp_path / "whole").train(13)
 
-    def kill():
-        raise SystemExit
-
     with pytest.raises(SystemExit):
-        make(tmp_path / "killed", task=Hooked(copying(), at_9=kill)).train(13)
+        make(tmp_path / "killed", task=Hooked(copying(), at_9=sys.exit)).train(13)
     with (tmp_path / "killed/metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 8, "lo')  # a line that was being written
     resumed = make(tmp_path / "killed")
@@ -214,15 +211,19 @@ class Poisoned(Hooked):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("optimizer", ["srcd-gs", "adam"])
-def test_loss_that_is_not_finite_stops_and_names_step_and_checkpoint(tmp_path, value, optimizer):
-    make(tmp_path / "good", optimizer).train(5)
-    trainer = make(tmp_path / "bad", optimizer, task=Poisoned(8, lambda loss: loss * value))
+# At a logged step; at one with a checkpoint; at the last one, which has neither.
+@pytest.mark.parametrize(("step", "steps", "saved"), [(8, 100, 5), (5, 100, 0), (7, 8, 5)])
+def test_loss_that_is_not_finite_stops_and_names_step_and_checkpoint(
+    tmp_path, value, optimizer, step, steps, saved
+):
+    make(tmp_path / "good", optimizer).train(saved)
+    trainer = make(tmp_path / "bad", optimizer, task=Poisoned(step, lambda loss: loss * value))
     with pytest.raises(DivergenceError) as caught:
-        trainer.train(100)
-    assert caught.value.step == 8
+        trainer.train(steps)
+    assert caught.value.step == step
     assert str(caught.value) == (
-        f"stopped at step 8: the loss is {value}; the last good checkpoint is "
-        f"{tmp_path / 'bad' / 'checkpoint.pt'}, of step 5"
+        f"stopped at step {step}: the loss is {value}; the last good checkpoint is "
+        f"{tmp_path / 'bad' / 'checkpoint.pt'}, of step {saved}"
     )
     assert state(tmp_path / "bad") == state(tmp_path / "good")
 
@@ -277,6 +278,19 @@ def test_records(tmp_path):
     assert table == read_metrics(tmp_path / "metrics.jsonl")
     seconds = [row["seconds"] for row in table]
     assert seconds == sorted(seconds)
+
+
+def test_evaluation_is_on_batches_that_training_has_not_come_to(tmp_path):
+    class Listening(Hooked):
+        def __getitem__(self, n):
+            self.asked.append(n)
+            return super().__getitem__(n)
+
+    task = Listening(copying())
+    task.asked = []
+    make(tmp_path, task=task, evaluate_every=3).train(5)
+    unseen = [[*range(n, n + 8)] for n in (0, 3, 5)]
+    assert task.asked == [0, *unseen[0], 1, 2, 3, *unseen[1], 4, *unseen[2]]
 
 
 def test_loss_of_step_s_is_that_of_batch_s_after_s_updates(tmp_path):
@@ -398,16 +412,21 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert state(tmp_path / "full") == state(tmp_path / "good")
 
 
-def test_tensorboard(tmp_path):
+def test_tensorboard_shows_every_step_once(tmp_path):
     pytest.importorskip("tensorboard")
-    stop_and_resume(tmp_path, at=6, steps=9, tensorboard=True)
+    with pytest.raises(SystemExit):  # after step 8, so that 6 and 8 are written twice
+        make(tmp_path, task=Hooked(copying(), at_9=sys.exit), tensorboard=True).train(12)
+    trainer = make(tmp_path, tensorboard=True)
+    trainer.resume()
+    trainer.train(12)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    values = {event.step: event.value for event in events.Scalars("loss")}
-    expected = {r["step"]: r["loss"] for r in records(tmp_path) if "loss" in r}
-    assert values == pytest.approx(expected)
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    logged = [(r["step"], r["loss"]) for r in records(tmp_path) if "loss" in r]
+    assert [step for step, _ in shown] == [step for step, _ in logged]
+    assert dict(shown) == pytest.approx(dict(logged))
 
 
 @pytest.mark.parametrize(
