@@ -22,7 +22,7 @@ class SRGD(ManifoldOptimizer):
 
     Moves a :class:`geoopt.ManifoldParameter` along its whole Riemannian gradient,
     X ← Exp_X(−lr · grad f(X)), on any manifold of givens or geoopt. A parameter without a manifold
-    gets stochastic gradient descent, exactly as in :class:`torch.optim.SGD`.
+    gets stochastic gradient descent, as in :class:`torch.optim.SGD`.
 
     Parameters
     ----------

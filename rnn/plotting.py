@@ -52,7 +52,9 @@ def plot_losses(run_dirs: Sequence[Path], output: Path) -> None:
             linewidth=1.1,
             label=run_dir.resolve().name,
         )
-        baselines[config["baseline"]] = f"{config['baseline_name']}: {config['baseline']:.3g}"
+        baselines[config["baseline"]] = (
+            f"baseline, {config['baseline_name']}: {config['baseline']:.3g}"
+        )
         titles[config["task"]] = None
     for baseline, label in baselines.items():
         axes.axhline(baseline, color="0.35", linestyle="--", linewidth=1.1, label=label)

@@ -218,7 +218,7 @@ def training_options(
 )
 @click.option("--length", type=click.IntRange(min=1), default=100, help="L, steps to remember.")
 @click.option("--letters", type=click.IntRange(min=1), default=10, help="K, letters to remember.")
-@training_options(iterations=1000)
+@training_options(iterations=800)
 @click.pass_context
 def copying(ctx: click.Context, /, **options: Any) -> None:
     """Remember K letters over L steps, then write them down.

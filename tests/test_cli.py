@@ -211,7 +211,16 @@ def test_plot_draws_several_runs(folder, capsys):
         assert capsys.readouterr().out == f"{name}\n"
         assert (folder / name).read_bytes().startswith(start)
     drawing = (folder / "both.svg").read_text()
-    for text in ("a", "b", "copying memory", "adding problem", "no memory: 0.594", "step"):
+    for text in (
+        "a",
+        "b",
+        "copying memory, L = 3, K = 2",
+        "adding problem, 3 steps",
+        "baseline, no memory: 0.594",
+        "baseline, always answering 1: 0.167",
+        "training loss",
+        "step",
+    ):
         assert f"<!-- {text} -->" in drawing
 
 
@@ -372,6 +381,6 @@ def test_module_is_the_command():
 def test_config_describes_the_run(folder):
     assert run(f"{COPYING} --run-dir run --seed 5") == 0
     described = json.loads((folder / "run" / "config.json").read_text())
-    assert described["task"] == "copying memory"
+    assert described["task"] == "copying memory, L = 3, K = 2"
     assert described["config"]["seed"] == 5
     assert described["config"]["optimizer"] == "srcd"

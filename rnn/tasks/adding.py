@@ -42,7 +42,6 @@ class AddingProblem:
     ``within 0.04``, the share of the answers that are off by less than 0.04.
     """
 
-    name = "adding problem"
     input_size = 2
     output_size = 1
     readout: Literal["every", "last"] = "last"
@@ -61,6 +60,7 @@ class AddingProblem:
         require_at_least(2, length=length)
         require_at_least(1, batch_size=batch_size)
         require_at_least(0, seed=seed)
+        self.name = f"adding problem, {length} steps"
         self.length = length
         self.batch_size = batch_size
         self.seed = seed

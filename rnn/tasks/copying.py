@@ -56,7 +56,6 @@ class CopyingMemory:
     of 0 (blank) to 8. `metrics` gives ``recall``, the share of the K letters that are right.
     """
 
-    name = "copying memory"
     input_size = LETTERS + 2
     output_size = LETTERS + 1
     readout: Literal["every", "last"] = "every"
@@ -74,6 +73,7 @@ class CopyingMemory:
     ) -> None:
         require_at_least(1, length=length, letters=letters, batch_size=batch_size)
         require_at_least(0, seed=seed)
+        self.name = f"copying memory, L = {length}, K = {letters}"
         self.length = length
         self.letters = letters
         self.batch_size = batch_size
