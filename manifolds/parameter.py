@@ -37,7 +37,7 @@ def constrain(module: nn.Module, name: str, manifold: Manifold) -> nn.Module:
     ------
     AttributeError
         If the module itself has no such parameter.
-    ValueError
+    ValueError, TypeError
         If the parameter's shape or type does not fit the manifold.
 
     Examples

@@ -9,6 +9,9 @@ from torch import Tensor
 
 __all__ = ["rotate_columns", "rotate_columns_"]
 
+# How many numbers on each side of a sine are tried.
+_SEARCH = 4
+
 
 def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     """Rotate the columns j and l of `x` by an angle: x ← x·G_jl(angle), the paper's equation (13).
@@ -18,9 +21,11 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     after exact quarter turns that leave ``|φ|`` <= π/4. In the plain form cos φ rounds to 1 at small
     angles, and the columns grow at every step.
 
-    Two more cares keep the drift from orthogonality independent of the angle: τ follows from the s
-    that was rounded to the precision of `x`, and the rounding error of τ is applied too. What is
-    left is the rounding of the result, which has no preferred sign.
+    One more care keeps the drift from orthogonality independent of the angle. A rounded s and a
+    rounded τ scale both columns by the same factor next to 1 every time the angle occurs. So of the
+    numbers next to s, all of which are the angle to about its precision, the one is taken whose τ
+    is nearest to a number that can be represented. What is left is the rounding of the result,
+    which has no preferred sign.
 
     Parameters
     ----------
@@ -51,11 +56,13 @@ def _rotated(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> tuple[Tensor, Te
     """The columns j and l after the rotation, each of shape ``(..., m, k)``."""
     angle = angle.double()
     quarter = torch.round(angle * (2 / math.pi))
-    sine = torch.sin(angle - quarter * (math.pi / 2)).to(x.dtype)
+    sine = torch.sin(angle - quarter * (math.pi / 2)).unsqueeze(-1)
+    sine = (sine + sine * _neighbours(x)).to(x.dtype)
     exact = sine.double()
     tangent = exact / (1 + torch.sqrt(1 - exact * exact))
-    high = tangent.to(x.dtype)
-    low = (tangent - high.double()).to(x.dtype)
+    best = (tangent - tangent.to(x.dtype).double()).abs().argmin(-1, keepdim=True)
+    sine = sine.gather(-1, best).squeeze(-1).unsqueeze(-2)
+    tangent = tangent.gather(-1, best).squeeze(-1).unsqueeze(-2).to(x.dtype)
 
     # A quarter turn takes (x_j, x_l) to (−x_l, x_j): read from the other column, with a sign.
     turn = quarter.remainder(4)
@@ -65,10 +72,15 @@ def _rotated(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> tuple[Tensor, Te
     first = x.gather(-1, _columns(x, torch.where(odd, l, j))).mul_(sign_j.unsqueeze(-2))
     second = x.gather(-1, _columns(x, torch.where(odd, j, l))).mul_(sign_l.unsqueeze(-2))
 
-    sine, high, low = sine.unsqueeze(-2), high.unsqueeze(-2), low.unsqueeze(-2)
-    lean = torch.addcmul(second, high, first).addcmul_(low, first)
-    lift = torch.addcmul(first, high, second, value=-1).addcmul_(low, second, value=-1)
+    lean = torch.addcmul(second, tangent, first)
+    lift = torch.addcmul(first, tangent, second, value=-1)
     return torch.addcmul(first, sine, lean, value=-1), torch.addcmul(second, sine, lift)
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    """Relative distances of the numbers next to a number, in the precision of `x`."""
+    steps = torch.arange(-_SEARCH, _SEARCH + 1, dtype=torch.float64, device=x.device)
+    return steps * torch.finfo(x.dtype).eps
 
 
 def _columns(x: Tensor, index: Tensor) -> Tensor:
