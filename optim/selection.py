@@ -125,7 +125,7 @@ class Block:
                 "size=… coordinates or fraction=… of all"
             )
         if self.size is not None and not (isinstance(self.size, int) and self.size >= 1):
-            raise ValueError(f"Block(size={self.size}): expected a whole number, 1 or more")
+            raise ValueError(f"Block(size={self.size}): expected a whole number, at least one")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"Block(fraction={self.fraction}): expected a share in (0, 1]")
         if isinstance(self.rule, type) or not isinstance(self.rule, Rule):
