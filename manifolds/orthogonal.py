@@ -263,6 +263,8 @@ class OrthogonalGroup(CoordinateManifold):
         """
         self._check_pair(x, egrad, "egrad")
         d = x.shape[-1]
+        if not 1 <= k <= self.num_coordinates(x):
+            raise ValueError(f"k={k}: a {d}×{d} matrix has {self.num_coordinates(x)} coordinates")
         best = x.new_empty((*x.shape[:-2], 0))
         index = torch.empty(best.shape, dtype=torch.int64, device=x.device)
         rows = max(1, _PANEL // d)
@@ -291,8 +293,10 @@ class OrthogonalGroup(CoordinateManifold):
         waits for an accelerator; overlapping ones are the dense exponential, O(d³), as is `All`.
         `Groups` are batched r×r exponentials and one batched product, 4·r·d² flops.
         """
+        self._assert_check_shape(x.shape, "x")
         self._assert_dtype(x.dtype)
         self.check_block(x, block)
+        self._check_times(x, block, t)
         if isinstance(block, Coordinates):
             index = block.index.expand(*x.shape[:-2], block.index.shape[-1])
             t = t.expand(index.shape)
@@ -302,7 +306,7 @@ class OrthogonalGroup(CoordinateManifold):
             return x.add_(x @ expm1(_generator(x, index, t)))
         if isinstance(block, Groups):
             columns = _take_groups(x, block.axes)
-            columns = columns + columns @ expm1(t / math.sqrt(2))
+            columns = columns + columns @ expm1(t.to(x.dtype) / math.sqrt(2))
             place = block.axes.flatten(-2).unsqueeze(-2)
             place = place.expand(*x.shape[:-1], place.shape[-1])
             return x.scatter_(-1, place, columns.transpose(-3, -2).flatten(-2))
@@ -359,11 +363,30 @@ class OrthogonalGroup(CoordinateManifold):
         )
 
     def _check_pair(self, x: Tensor, u: Tensor, name: str) -> None:
+        self._assert_check_shape(x.shape, "x")
         self._assert_dtype(x.dtype)
         if u.dtype != x.dtype or u.shape != x.shape:
             raise TypeError(
                 f"{name} is {u.dtype} of shape {tuple(u.shape)}; "
                 f"expected those of x, {x.dtype} and {tuple(x.shape)}"
+            )
+
+    def _check_times(self, x: Tensor, block: CoordinateBlock, t: Tensor) -> None:
+        if isinstance(block, Coordinates):
+            expected = (block.index.shape[-1],)
+        elif isinstance(block, Groups):
+            expected = (*block.axes.shape[-2:], block.axes.shape[-1])
+        else:
+            expected = (self.num_coordinates(x),)
+        expected = (*x.shape[:-2], *expected)
+        fits = t.dim() <= len(expected) and all(
+            a in (1, b) for a, b in zip(reversed(t.shape), reversed(expected), strict=False)
+        )
+        if t.dtype not in _DTYPES:
+            raise TypeError(f"times are {t.dtype}; expected float32 or float64")
+        if not fits:
+            raise ValueError(
+                f"times have shape {tuple(t.shape)}; expected one that broadcasts to {expected}"
             )
 
     @staticmethod
@@ -420,5 +443,7 @@ def _generator(x: Tensor, index: Tensor, t: Tensor) -> Tensor:
     d = x.shape[-1]
     j, l = number_to_pair(index, d)
     h = x.new_zeros((*t.shape[:-1], d * d))
-    h = h.scatter_add(-1, (j * d + l).expand(t.shape), t / math.sqrt(2)).unflatten(-1, (d, d))
+    h = h.scatter_add(-1, (j * d + l).expand(t.shape), t.to(x.dtype) / math.sqrt(2)).unflatten(
+        -1, (d, d)
+    )
     return h - h.mT

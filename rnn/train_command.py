@@ -81,7 +81,7 @@ def train(ctx: click.Context) -> None:
 
 
 def training_options(
-    *, iterations: int, evaluate_every: int | None = None
+    *, iterations: int, lr: float = 1e-3, evaluate_every: int | None = None
 ) -> Callable[[Command], Command]:
     """Add the options that every task has, with the defaults that suit this one."""
     positive = click.IntRange(min=1)
@@ -123,7 +123,7 @@ def training_options(
             help="(block) Whether to take only coordinates without a common column, d/2 at most: "
             "rotations of O(d) each. Overlapping ones take a dense exponential, O(d³).",
         ),
-        click.option("--lr", type=float, callback=rate, default=1e-3, help="Stepsize of W."),
+        click.option("--lr", type=float, callback=rate, default=lr, help="Stepsize of W."),
         click.option(
             "--momentum",
             type=click.FloatRange(0, 1, max_open=True),
@@ -232,12 +232,13 @@ def copying(ctx: click.Context, /, **options: Any) -> None:
 @train.command(
     context_settings={"show_default": True},
     epilog="""\b
-    Example:
-      givens train adding --length 50
+    Examples:
+      givens train adding
+      givens train adding --optimizer srgd --momentum 0.9
     """,
 )
-@click.option("--length", type=click.IntRange(min=2), default=100, help="Steps of a sequence.")
-@training_options(iterations=2000)
+@click.option("--length", type=click.IntRange(min=2), default=50, help="Steps of a sequence.")
+@training_options(iterations=3000, lr=0.03)
 @click.pass_context
 def adding(ctx: click.Context, /, **options: Any) -> None:
     """Add the two marked numbers of a sequence.
@@ -257,7 +258,7 @@ def adding(ctx: click.Context, /, **options: Any) -> None:
 @click.option(
     "--permuted/--in-order", default=False, help="Whether the pixels come in a fixed random order."
 )
-@training_options(iterations=2000, evaluate_every=100)
+@training_options(iterations=1000, evaluate_every=100)
 @click.pass_context
 def digits(ctx: click.Context, /, **options: Any) -> None:
     """Read a handwritten digit pixel by pixel, then name it.

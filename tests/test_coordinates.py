@@ -653,11 +653,13 @@ def test_points_of_a_dtype_that_cannot_be(block, dtype):
         (pairs(0, 9, disjoint=False), (3,)),
         (Groups(torch.tensor([[0, 1]])), (1, 3, 3)),
         (All(), (9,)),
+        (pairs(0, 9), (4, 2)),
     ],
 )
 def test_times_of_another_shape(block, shape):
     x = Noise(0).point(5, 5)
-    refused(RuntimeError, None, x, lambda: GROUP.move_(x, block, torch.ones(shape).double()))
+    match = "times have shape .*expected one that broadcasts to"
+    refused(ValueError, match, x, lambda: GROUP.move_(x, block, torch.ones(shape).double()))
 
 
 def test_every_pair_of_a_tournament_is_a_block():
@@ -669,3 +671,22 @@ def test_every_pair_of_a_tournament_is_a_block():
         GROUP.move_(x, block, torch.ones(3).double())
         seen.append(block.index)
     assert torch.equal(torch.cat(seen).sort().values, torch.arange(15))
+
+
+@pytest.mark.parametrize("disjoint", [True, False])
+def test_times_are_no_integers(disjoint):
+    x = Noise(0).point(5, 5)
+    block = pairs(0, 9, disjoint=disjoint)
+    refused(TypeError, "times are torch.int64", x, lambda: GROUP.move_(x, block, block.index))
+
+
+def test_a_matrix_that_is_not_square_is_refused():
+    x = Noise(0).normal(3, 5)
+    refused(ValueError, r"\(3, 5\)", x, lambda: GROUP.move_(x, pairs(0), torch.ones(1)))
+    refused(ValueError, r"\(3, 5\)", x, lambda: GROUP.derivatives(x, x, pairs(0)))
+
+
+@pytest.mark.parametrize("k", [0, 11])
+def test_there_are_no_more_steepest_than_coordinates(k):
+    x = Noise(0).point(5, 5)
+    refused(ValueError, f"k={k}.*10 coordinates", x, lambda: GROUP.steepest(x, x, k))
