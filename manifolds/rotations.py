@@ -21,7 +21,7 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     after exact quarter turns that leave ``|φ|`` <= π/4. In the plain form cos φ rounds to 1 at small
     angles, and the columns grow at every step.
 
-    One more care keeps the drift from orthogonality independent of the angle. A rounded s and a
+    One more care keeps the drift from orthogonality small at large angles, too. A rounded s and a
     rounded τ scale both columns by the same factor next to 1 every time the angle occurs. So of the
     numbers next to s, all of which are the angle to about its precision, the one is taken whose τ
     is nearest to a number that can be represented. What is left is the rounding of the result,
