@@ -13,8 +13,8 @@ from .base import CoordinateManifold
 from .blocks import CoordinateBlock, Coordinates, Groups
 from .exponential import expm1
 from .pairs import number_to_pair, pair_to_number
-from .retractions import RETRACTIONS, exponential, polar_factor
-from .rotations import rotate_columns_
+from .retractions import RETRACTIONS, exponential, polar_factor, qr_factor
+from .rotations import column_index, rotate_columns_
 
 __all__ = ["OrthogonalGroup"]
 
@@ -101,8 +101,7 @@ class OrthogonalGroup(CoordinateManifold):
         self._assert_dtype(dtype)
         # In float64, so that a float32 point is orthogonal to its last digit.
         m = torch.randn(shape, dtype=torch.float64, device=device, generator=generator)
-        q, r = torch.linalg.qr(m)
-        q = q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype).unsqueeze(-2)
+        q = qr_factor(m)
         if det is not None:
             flip = (torch.linalg.det(q) * det < 0)[..., None]
             q[..., 0] = torch.where(flip, -q[..., 0], q[..., 0])
@@ -307,8 +306,7 @@ class OrthogonalGroup(CoordinateManifold):
         if isinstance(block, Groups):
             columns = _take_groups(x, block.axes)
             columns = columns + columns @ expm1(t.to(x.dtype) / math.sqrt(2))
-            place = block.axes.flatten(-2).unsqueeze(-2)
-            place = place.expand(*x.shape[:-1], place.shape[-1])
+            place = column_index(x, block.axes.flatten(-2))
             return x.scatter_(-1, place, columns.transpose(-3, -2).flatten(-2))
         index = torch.arange(self.num_coordinates(x), device=x.device)
         index = index.expand(*x.shape[:-2], index.shape[-1])
@@ -429,7 +427,7 @@ class OrthogonalGroup(CoordinateManifold):
 
 def _take(x: Tensor, columns: Tensor) -> Tensor:
     """Columns ``(..., k)`` of x, as ``(..., d, k)``."""
-    return x.gather(-1, columns.unsqueeze(-2).expand(*x.shape[:-1], columns.shape[-1]))
+    return x.gather(-1, column_index(x, columns))
 
 
 def _take_groups(x: Tensor, axes: Tensor) -> Tensor:

@@ -15,7 +15,16 @@ from .exponential import expm1
 from .pairs import round_robin
 from .rotations import rotate_columns
 
-__all__ = ["RETRACTIONS", "cayley", "exponential", "givens", "polar", "polar_factor", "qr"]
+__all__ = [
+    "RETRACTIONS",
+    "cayley",
+    "exponential",
+    "givens",
+    "polar",
+    "polar_factor",
+    "qr",
+    "qr_factor",
+]
 
 
 def exponential(x: Tensor, a: Tensor) -> Tensor:
@@ -32,8 +41,7 @@ def cayley(x: Tensor, a: Tensor) -> Tensor:
 
 def qr(x: Tensor, a: Tensor) -> Tensor:
     """The orthogonal factor of x(I + A) with positive diagonal: order 1."""
-    q, r = torch.linalg.qr(x + x @ a)
-    return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(x.dtype).unsqueeze(-2)
+    return qr_factor(x + x @ a)
 
 
 def polar(x: Tensor, a: Tensor) -> Tensor:
@@ -61,6 +69,12 @@ RETRACTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "polar": polar,
     "givens": givens,
 }
+
+
+def qr_factor(m: Tensor) -> Tensor:
+    """Orthogonal factor Q of m = QR with a positive diagonal of R, which makes it unique."""
+    q, r = torch.linalg.qr(m)
+    return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(m.dtype).unsqueeze(-2)
 
 
 def polar_factor(m: Tensor) -> Tensor:

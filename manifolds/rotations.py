@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["rotate_columns", "rotate_columns_"]
+__all__ = ["column_index", "rotate_columns", "rotate_columns_"]
 
 # How many numbers on each side of a sine are tried.
 _SEARCH = 4
@@ -42,14 +42,14 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
         `x`. Costs O(k·m) per matrix, and never waits for an accelerator.
     """
     first, second = _rotated(x, j, l, angle)
-    x.scatter_(-1, _columns(x, j), first)
-    return x.scatter_(-1, _columns(x, l), second)
+    x.scatter_(-1, column_index(x, j), first)
+    return x.scatter_(-1, column_index(x, l), second)
 
 
 def rotate_columns(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     """Out-of-place :func:`rotate_columns_`, through which gradients flow."""
     first, second = _rotated(x, j, l, angle)
-    return x.scatter(-1, _columns(x, j), first).scatter_(-1, _columns(x, l), second)
+    return x.scatter(-1, column_index(x, j), first).scatter_(-1, column_index(x, l), second)
 
 
 def _rotated(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,8 +69,8 @@ def _rotated(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> tuple[Tensor, Te
     odd = turn.remainder(2) == 1
     sign_j = torch.where((turn == 1) | (turn == 2), -1.0, 1.0).to(x.dtype)
     sign_l = torch.where(turn >= 2, -1.0, 1.0).to(x.dtype)
-    first = x.gather(-1, _columns(x, torch.where(odd, l, j))).mul_(sign_j.unsqueeze(-2))
-    second = x.gather(-1, _columns(x, torch.where(odd, j, l))).mul_(sign_l.unsqueeze(-2))
+    first = x.gather(-1, column_index(x, torch.where(odd, l, j))).mul_(sign_j.unsqueeze(-2))
+    second = x.gather(-1, column_index(x, torch.where(odd, j, l))).mul_(sign_l.unsqueeze(-2))
 
     lean = torch.addcmul(second, tangent, first)
     lift = torch.addcmul(first, tangent, second, value=-1)
@@ -83,6 +83,6 @@ def _neighbours(x: Tensor) -> Tensor:
     return steps * torch.finfo(x.dtype).eps
 
 
-def _columns(x: Tensor, index: Tensor) -> Tensor:
+def column_index(x: Tensor, index: Tensor) -> Tensor:
     """The index `(..., k)` as gather and scatter along the columns of `x` want it, without a copy."""
     return index.unsqueeze(-2).expand(*x.shape[:-1], index.shape[-1])
