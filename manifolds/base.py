@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,14 +29,26 @@ class CoordinateManifold(Manifold):
 
     Besides the methods of :class:`geoopt.manifolds.Manifold`, a subclass implements
     :meth:`num_axes`, :meth:`num_coordinates`, :meth:`axes`, :meth:`direction`, :meth:`derivatives`
-    and :meth:`move_`; where its directions are not of norm 1, :meth:`squared_norm`; and, where it
-    can do better than what is here, :meth:`steepest`, :meth:`descend_` and :meth:`restore_`.
+    and :meth:`move_`; where its directions are no orthonormal basis, it states
+    :attr:`frame_bounds` or, where there are none, :meth:`step_scale`; and, where it can do better
+    than what is here, :meth:`steepest`, :meth:`descend_` and :meth:`restore_`.
 
     Leading dimensions of a point are a batch; every point of it gets its own block. `block` is one
     of :class:`Coordinates`, :class:`Groups`, :class:`All`, which say the shape of derivatives and
     times. A kind of block for which a geometry has no cheap form falls back to the dense exponential
     or raises ``NotImplementedError``.
+
+    Attributes
+    ----------
+    dtypes : tuple of torch.dtype
+        The types of points that the geometry works in.
+    frame_bounds : tuple of float or None
+        The least and the largest value of Σ⟨ξ, f_i⟩²/‖ξ‖² over tangent vectors ξ, at any point:
+        (1, 1) for an orthonormal basis and for a Parseval frame. None where there are no such bounds.
     """
+
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
+    frame_bounds: tuple[float, float] | None = (1.0, 1.0)
 
     @abc.abstractmethod
     def num_axes(self, x: Tensor) -> int:
@@ -59,7 +72,8 @@ class CoordinateManifold(Manifold):
         Returns
         -------
         Tensor
-            int64 axes, shape ``(..., k, 2)``, or ``(..., k, 1)`` where a coordinate turns one axis.
+            int64 axes, shape ``(..., k, 2)``, or ``(..., k, 1)`` where every coordinate turns one
+            axis. One that turns a single axis among others that turn two names it twice.
         """
 
     @abc.abstractmethod
@@ -107,8 +121,9 @@ class CoordinateManifold(Manifold):
         x : Tensor
             Points, changed in place.
         block : Coordinates, Groups or All
-            The coordinates. Without common axes their motions commute; otherwise the move is the
-            exponential of Σ t_i f_i.
+            The coordinates. Without common axes their motions commute, and all are followed;
+            otherwise the move is the exponential of Σ t_i f_i. Inside a group of axes it is the
+            motion that the sum of the coordinates' generators makes.
         t : Tensor
             Times, of the shape that the block prescribes.
 
@@ -122,12 +137,36 @@ class CoordinateManifold(Manifold):
         """Out-of-place :meth:`move_`."""
         return self.move_(x.clone(), block, t)
 
-    def squared_norm(self, x: Tensor, block: CoordinateBlock) -> Tensor:
-        """Return ‖f_i‖² of the coordinates of a block, broadcastable to its derivatives (here: 1)."""
-        return torch.ones((), dtype=x.dtype, device=x.device)
+    def step_scale(self, x: Tensor, block: CoordinateBlock) -> Tensor:
+        """Return s_i, by which the optimizer divides a step: t_i = −lr · ⟨grad f, f_i⟩/s_i.
+
+        Here it is the upper frame bound, so that a step along all coordinates is never longer than the
+        gradient step of the same stepsize. It is also a bound of ‖f_i‖² along the whole motion, which
+        ‖f_i‖² at the point is not: where a motion turns on a small circle, f_i is short, but a
+        long turn leads nowhere. A geometry without frame bounds overrides this, for example by
+        ‖f_i‖² where the motions are geodesics.
+
+        Parameters
+        ----------
+        x : Tensor
+            Points.
+        block : Coordinates, Groups or All
+            The coordinates.
+
+        Returns
+        -------
+        Tensor
+            Positive, and broadcastable to the derivatives of the block; 0 where a coordinate cannot
+            move the point.
+        """
+        if self.frame_bounds is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} must define frame_bounds or step_scale"
+            )
+        return torch.full((), self.frame_bounds[1], dtype=x.dtype.to_real(), device=x.device)
 
     def steepest(self, x: Tensor, egrad: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Return the k coordinates along which f falls fastest: the largest ``|⟨grad f, f_i⟩|/‖f_i‖``.
+        """Return the k coordinates along which f falls fastest: the largest ``|⟨grad f, f_i⟩|/√s_i``.
 
         A derivative that is not a number counts as the largest of all, so whoever reads the result
         learns of it.
@@ -144,9 +183,10 @@ class CoordinateManifold(Manifold):
         index, derivatives : Tensor
             Shape ``(*batch, k)``, steepest first.
         """
+        self._check_count(x, k)
         derivatives = self.derivatives(x, egrad, All())
-        norm = self.squared_norm(x, All()).sqrt()
-        slope = torch.where(norm > 0, derivatives.abs() / norm, 0.0)
+        scale = self.step_scale(x, All()).sqrt()
+        slope = torch.where(scale > 0, derivatives.abs() / scale, 0.0)
         index = slope.topk(k, dim=-1).indices
         return index, derivatives.gather(-1, index)
 
@@ -168,7 +208,7 @@ class CoordinateManifold(Manifold):
         block : Coordinates, Groups or All
             The coordinates.
         rule : callable
-            Takes the derivatives and ‖f_i‖² to the times.
+            Takes the derivatives and the step scales s_i to the times.
 
         Returns
         -------
@@ -176,11 +216,20 @@ class CoordinateManifold(Manifold):
             `x`.
         """
         derivatives = self.derivatives(x, egrad, block)
-        return self.move_(x, block, rule(derivatives, self.squared_norm(x, block)))
+        return self.move_(x, block, rule(derivatives, self.step_scale(x, block)))
 
     def restore_(self, x: Tensor) -> Tensor:
         """Take away, in place, what rounding has put between `x` and the manifold (here: nothing)."""
         return x
+
+    def restore_period(self, x: Tensor) -> int:
+        """Return after how many coordinate moves of a point its restoration is due.
+
+        So many that the restoration, spread over them, costs what a move does. Here it is half the number
+        of entries of a point, which is right where a move changes as many entries as there are in
+        two axes.
+        """
+        return max(1, math.prod(x.shape[x.dim() - self.ndim :]) // 2)
 
     def check_block(self, x: Tensor, block: CoordinateBlock) -> None:
         """Raise where a block names what is not there, or a common axis where there must be none.
@@ -213,7 +262,13 @@ class CoordinateManifold(Manifold):
                     "the axes of a group must ascend: sort them along the last dimension"
                 )
         elif block.disjoint and block.index.shape[-1] > 1:
-            turned = self.axes(x, block.index).flatten(-2)
+            axes = self.axes(x, block.index)
+            # A coordinate may name its only axis twice: the second time it stands for none.
+            none = -1 - torch.arange(axes.shape[-2]).unsqueeze(-1)
+            turned = torch.cat(
+                [axes[..., :1], torch.where(axes[..., 1:] == axes[..., :1], none, axes[..., 1:])],
+                -1,
+            ).flatten(-2)
         else:
             return
         turned = turned.sort(-1).values
@@ -223,3 +278,49 @@ class CoordinateManifold(Manifold):
                 f"axis {int(turned[..., 1:][twice][0])} is in two places of a block of disjoint "
                 f"{what}s; pass Coordinates(index, disjoint=False) for coordinates that share axes"
             )
+
+    # What the methods of a subclass check first.
+
+    def _check_pair(self, x: Tensor, u: Tensor, name: str) -> None:
+        """Raise unless `x` has the shape and type of points, and `u` those of `x`."""
+        self._assert_check_shape(x.shape, "x")
+        self._assert_dtype(x.dtype)
+        if u.dtype != x.dtype or u.shape != x.shape:
+            raise TypeError(
+                f"{name} is {u.dtype} of shape {tuple(u.shape)}; "
+                f"expected those of x, {x.dtype} and {tuple(x.shape)}"
+            )
+
+    def _check_move(self, x: Tensor, block: CoordinateBlock, t: Tensor) -> None:
+        """Raise unless points, block and times go together."""
+        self._assert_check_shape(x.shape, "x")
+        self._assert_dtype(x.dtype)
+        self.check_block(x, block)
+        if isinstance(block, Coordinates):
+            expected: tuple[int, ...] = (block.index.shape[-1],)
+        elif isinstance(block, Groups):
+            expected = (*block.axes.shape[-2:], block.axes.shape[-1])
+        else:
+            expected = (self.num_coordinates(x),)
+        expected = (*x.shape[: x.dim() - self.ndim], *expected)
+        fits = t.dim() <= len(expected) and all(
+            a in (1, b) for a, b in zip(reversed(t.shape), reversed(expected), strict=False)
+        )
+        if t.dtype not in (*self.dtypes, torch.float32, torch.float64):
+            raise TypeError(f"times are {t.dtype}; expected float32 or float64")
+        if not fits:
+            raise ValueError(
+                f"times have shape {tuple(t.shape)}; expected one that broadcasts to {expected}"
+            )
+
+    def _check_count(self, x: Tensor, k: int) -> None:
+        """Raise unless a point has k coordinates."""
+        if not 1 <= k <= self.num_coordinates(x):
+            raise ValueError(
+                f"k={k}: a point of shape {tuple(x.shape)} has {self.num_coordinates(x)} coordinates"
+            )
+
+    def _assert_dtype(self, dtype: torch.dtype) -> None:
+        if dtype not in self.dtypes:
+            names = " and ".join(str(d).removeprefix("torch.") for d in self.dtypes)
+            raise TypeError(f"{self.name} works in {names}, not in {dtype}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .exponential import expm1
+from .orthonormal import polar_factor, qr_factor
 from .pairs import round_robin
 from .rotations import rotate_columns
 
@@ -21,9 +22,7 @@ __all__ = [
     "exponential",
     "givens",
     "polar",
-    "polar_factor",
     "qr",
-    "qr_factor",
 ]
 
 
@@ -69,23 +68,3 @@ RETRACTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "polar": polar,
     "givens": givens,
 }
-
-
-def qr_factor(m: Tensor) -> Tensor:
-    """Orthogonal factor Q of m = QR with a positive diagonal of R, which makes it unique."""
-    q, r = torch.linalg.qr(m)
-    return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(m.dtype).unsqueeze(-2)
-
-
-def polar_factor(m: Tensor) -> Tensor:
-    """Orthogonal matrix nearest to `m` in Frobenius norm: UVᵀ for m = UΣVᵀ.
-
-    Its derivative is U((C − Cᵀ)/(σ_i + σ_j))Vᵀ with C = Uᵀ·dm·V. Those of U and V alone are infinite
-    where singular values meet, as those of I + A do, in pairs, for every skew A.
-    """
-    u, s, vh = torch.linalg.svd(m.detach())
-    c = u.mT @ m @ vh.mT
-    sums = s.unsqueeze(-1) + s.unsqueeze(-2)
-    # c is Σ: what is added is 0, but for its derivative.
-    slope = u @ ((c - c.mT) / (sums + torch.finfo(s.dtype).tiny)) @ vh
-    return u @ vh + (slope - slope.detach())

@@ -157,18 +157,18 @@ class ManifoldOptimizer(Optimizer):
     ) -> None:
         """Keep a point on its manifold, after the coordinates of a block have been moved.
 
-        Once about every coordinate has had its turn, the manifold takes rounding away: then its
-        cost, spread over the moves, is of the order of their own. A step that costs as much as a
+        Once so many coordinates have been moved that the cost, spread over the moves, is of the order of
+        their own, the manifold takes rounding away. A step that costs as much as a
         product of whole points, because it is dense or has ranked all coordinates (`ranked`),
         counts for more. Counted on the host, from shapes.
         """
         if not isinstance(manifold, CoordinateManifold):
             return
-        total = manifold.num_coordinates(p)
+        period = manifold.restore_period(p)
         state = self.state[p]
-        moved = max(_size(block, total), math.ceil(total / _RANKED_STEPS) if ranked else 0)
-        state["moved"] = state.get("moved", 0) + min(moved, math.ceil(total / _DENSE_STEPS))
-        if state["moved"] >= total:
+        moved = max(_size(block, period), math.ceil(period / _RANKED_STEPS) if ranked else 0)
+        state["moved"] = state.get("moved", 0) + min(moved, math.ceil(period / _DENSE_STEPS))
+        if state["moved"] >= period:
             if self._checked_by_host(group, p):
                 manifold.restore_(p)
             else:
@@ -245,13 +245,13 @@ def manifold_of(p: Tensor) -> Manifold | None:
     return None if isinstance(manifold, geoopt.Euclidean) else manifold
 
 
-def _size(block: CoordinateBlock, num_coordinates: int) -> int:
-    """Number of coordinates that a block moves; a dense exponential counts as all of them."""
+def _size(block: CoordinateBlock, period: int) -> int:
+    """Number of coordinates that a block moves; a dense exponential counts as a whole period."""
     if isinstance(block, All):
-        return num_coordinates
+        return period
     if isinstance(block, Coordinates):
         k = block.index.shape[-1]
-        return k if block.disjoint or k == 1 else num_coordinates
+        return k if block.disjoint or k == 1 else period
     n, r = block.axes.shape[-2:]
     return n * r * (r - 1) // 2
 

@@ -55,9 +55,9 @@ class FiniteGuard:
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return `rule` with the times of derivatives that are not admitted set to zero."""
 
-        def guarded(derivatives: Tensor, squared_norm: Tensor) -> Tensor:
+        def guarded(derivatives: Tensor, scale: Tensor) -> Tensor:
             admitted = self.admit(derivatives, grouped=grouped)
-            return torch.where(admitted, rule(derivatives, squared_norm), 0.0)
+            return torch.where(admitted, rule(derivatives, scale), 0.0)
 
         return guarded
 

@@ -20,8 +20,9 @@ class SRCD(ManifoldOptimizer):
     """Stochastic Riemannian coordinate descent: the paper's Algorithm 2.
 
     Moves a :class:`geoopt.ManifoldParameter` along the coordinates that a selection chooses, for the
-    times t_i = −lr · ⟨grad f, f_i⟩/‖f_i‖². On O(d) a coordinate is a rotation of two columns, so a
-    step along one costs O(d). A parameter without a manifold gets plain stochastic gradient descent,
+    times t_i = −lr · ⟨grad f, f_i⟩/s_i, where s_i is the manifold's ``step_scale``. On O(d) it is 1,
+    and a coordinate is a rotation of two columns, so that a step along one costs O(d). A parameter
+    without a manifold gets plain stochastic gradient descent,
     as in the paper.
 
     Parameters
@@ -125,13 +126,13 @@ class SRCD(ManifoldOptimizer):
         block = group["selection"].select(view)
         derivatives = view.derivatives(block) if by_host else None
 
-        def rule(derivatives: Tensor, squared_norm: Tensor) -> Tensor:
+        def rule(derivatives: Tensor, scale: Tensor) -> Tensor:
             # A direction that vanishes at this point, as those of a frame may, moves nothing.
-            return torch.where(squared_norm > 0, lr * derivatives / squared_norm, 0.0)
+            return torch.where(scale > 0, lr * derivatives / scale, 0.0)
 
         def update() -> None:
             if derivatives is not None:
-                times = rule(derivatives, manifold.squared_norm(p, block))
+                times = rule(derivatives, manifold.step_scale(p, block))
                 manifold.move_(p, block, times)
             else:
                 guarded = self._guard.guard(rule, grouped=isinstance(block, Groups))

@@ -22,7 +22,7 @@ from strategies import (
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from givens.manifolds import All, Coordinates, Groups, OrthogonalGroup, orthogonal
+from givens.manifolds import All, Coordinates, Groups, OrthogonalGroup, rotation_coordinates
 from givens.manifolds.pairs import pair_to_number, round_robin
 
 GROUP = OrthogonalGroup()
@@ -142,7 +142,7 @@ def test_a_direction_is_the_velocity_of_its_move(batch, d, dtype, noise: Noise):
             (torch.ones(*batch, 1).double(),),
         )
         assert error(directions[..., i, :, :], velocity) <= 1e-14
-    assert float(GROUP.squared_norm(x, All())) == 1.0
+    assert float(GROUP.step_scale(x, All())) == 1.0
     assert GROUP.direction(x.to(dtype), index).dtype == dtype
 
 
@@ -212,7 +212,7 @@ def test_derivatives_of_many_coordinates_come_in_panels(d, dtype, noise: Noise):
     block = Coordinates(noise.integers(count(d), 2, 11), disjoint=False)
     at_once = GROUP.derivatives(x, egrad, block)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(orthogonal, "_PANEL", 3 * d)  # three columns at a time
+        patch.setattr(rotation_coordinates, "_PANEL", 3 * d)  # three columns at a time
         assert torch.equal(GROUP.derivatives(x, egrad, block), at_once)
 
 
@@ -455,14 +455,14 @@ def brute_force(x, egrad, k):
     return derivatives.abs().sort(-1, descending=True).values[..., :k]
 
 
-@pytest.mark.parametrize("panel", [1, 7, 40, orthogonal._PANEL])
+@pytest.mark.parametrize("panel", [1, 7, 40, rotation_coordinates._PANEL])
 @given(batch_shapes, st.integers(2, 14), dtypes, noises, st.data())
 def test_steepest_are_the_largest_derivatives(panel, batch, d, dtype, noise: Noise, data):
     x = noise.point(*batch, d, d, dtype=dtype)
     egrad = noise.like(x)
     k = data.draw(st.integers(1, count(d)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(orthogonal, "_PANEL", panel)
+        patch.setattr(rotation_coordinates, "_PANEL", panel)
         index, derivatives = GROUP.steepest(x, egrad, k)
     assert index.shape == derivatives.shape == (*batch, k)
     assert derivatives.dtype == dtype
@@ -475,7 +475,7 @@ def test_steepest_are_the_largest_derivatives(panel, batch, d, dtype, noise: Noi
     assert (numbers[..., 1:] > numbers[..., :-1]).all()
 
 
-@pytest.mark.parametrize("panel", [1, 40, orthogonal._PANEL])
+@pytest.mark.parametrize("panel", [1, 40, rotation_coordinates._PANEL])
 @given(st.integers(2, 9), dtypes, noises)
 def test_what_is_not_a_number_counts_as_the_largest(panel, d, dtype, noise: Noise):
     x = noise.point(d, d, dtype=dtype)
@@ -484,7 +484,7 @@ def test_what_is_not_a_number_counts_as_the_largest(panel, d, dtype, noise: Nois
     egrad[0, column] = torch.nan
     for k in {1, min(3, count(d)), count(d)}:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(orthogonal, "_PANEL", panel)
+            patch.setattr(rotation_coordinates, "_PANEL", panel)
             index, derivatives = GROUP.steepest(x, egrad, k)
         first = min(k, d - 1)  # the coordinates that turn the column
         assert derivatives[:first].isnan().all()

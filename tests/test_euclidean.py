@@ -48,7 +48,7 @@ def test_there_is_a_coordinate_for_every_entry(batch, point, dtype):
     assert basis.shape == (*batch, n, *point)
     flat = basis.flatten(-len(point))
     assert torch.equal(flat, torch.eye(n, dtype=dtype).expand(*batch, n, n))
-    assert float(space.squared_norm(x, All())) == 1.0
+    assert float(space.step_scale(x, All())) == 1.0
 
 
 @pytest.mark.parametrize("everything", [True, False])

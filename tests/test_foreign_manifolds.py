@@ -269,7 +269,7 @@ class Ellipsoidal(CoordinateManifold):
     def derivatives(self, x, egrad, block):
         return egrad if isinstance(block, All) else egrad.gather(-1, self._index(x, block))
 
-    def squared_norm(self, x, block):
+    def step_scale(self, x, block):
         return self.a if isinstance(block, All) else self.a[self._index(x, block)]
 
     def move_(self, x, block, t):
@@ -298,7 +298,7 @@ class RotatedSphere(CoordinateManifold, geoopt.Sphere):
     def derivatives(self, x, egrad, block):
         return (self.direction(x, self._index(x, block)) * egrad.unsqueeze(-2)).sum(-1)
 
-    def squared_norm(self, x, block):
+    def step_scale(self, x, block):
         return self.direction(x, self._index(x, block)).square().sum(-1)
 
     def move_(self, x, block, t):
@@ -353,7 +353,7 @@ every_own = pytest.mark.parametrize("own", OWN.values(), ids=OWN)
 @every_own
 @pytest.mark.parametrize("selection", SELECTIONS, ids=repr)
 @given(seeds)
-def test_a_step_is_minus_lr_times_derivative_over_squared_norm(own, selection, data):
+def test_a_step_is_minus_lr_times_derivative_over_step_scale(own, selection, data):
     """By the dense directions: derivatives, norms and the step."""
     manifold, x = own(data % 1000)
     p = ManifoldParameter(x.clone(), manifold=manifold)

@@ -34,7 +34,7 @@ class SteepestOf:
             raise ValueError(f"{self} cannot choose {k} coordinates; make sample at least {k}")
         index = view.random.distinct(view.num_coordinates, self.sample, *view.batch)
         block = Coordinates(index, disjoint=False)
-        slope = view.derivatives(block).abs() / view.manifold.squared_norm(view.x, block).sqrt()
+        slope = view.derivatives(block).abs() / view.manifold.step_scale(view.x, block).sqrt()
         return index.gather(-1, slope.topk(k, dim=-1).indices)
 
 

@@ -1,0 +1,76 @@
+"""Matrices with orthonormal columns, real or complex: factors, random ones, distance, repair."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["defect", "orthonormalize_", "polar_factor", "qr_factor", "random_orthonormal"]
+
+
+def qr_factor(m: Tensor) -> Tensor:
+    """Factor Q of m = QR with a positive diagonal of R, which makes it unique.
+
+    Shape ``(..., n, p)``, n >= p; a real or complex `m` of full rank.
+    """
+    q, r = torch.linalg.qr(m)
+    diagonal = r.diagonal(dim1=-2, dim2=-1)
+    return q * torch.where(diagonal.real < 0, -1.0, 1.0).to(m.dtype).unsqueeze(-2)
+
+
+def polar_factor(m: Tensor) -> Tensor:
+    """Matrix with orthonormal columns nearest to `m` in Frobenius norm: UVᴴ for m = UΣVᴴ.
+
+    Shape ``(..., n, p)``, n >= p. Its derivative is U((C − Cᴴ)/(σ_i + σ_j))Vᴴ with C = Uᴴ·dm·V, and for
+    tall matrices also (I − UUᴴ)·dm·VΣ⁻¹Vᴴ. Those of U and V alone are infinite where singular values
+    meet, as those of I + A do, in pairs, for every skew A.
+    """
+    u, s, vh = torch.linalg.svd(m.detach(), full_matrices=False)
+    tiny = torch.finfo(s.dtype).tiny
+    b = m @ vh.mH
+    c = u.mH @ b
+    # b is UΣ and c is Σ: what is added is 0, but for its derivative.
+    slope = u @ ((c - c.mH) / (s.unsqueeze(-1) + s.unsqueeze(-2) + tiny))
+    if m.shape[-2] > m.shape[-1]:
+        slope = slope + (b - u @ c) / (s + tiny).unsqueeze(-2)
+    slope = slope @ vh
+    return u @ vh + (slope - slope.detach())
+
+
+def random_orthonormal(
+    *shape: int,
+    dtype: torch.dtype,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Matrices with orthonormal columns, uniformly distributed, shape ``(..., n, p)``, n >= p.
+
+    From the QR factorization of a Gaussian matrix, signs fixed (Mezzadri, 2007), in float64, so
+    that a float32 matrix is orthonormal to its last digit.
+    """
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    m = torch.randn(shape, dtype=wide, device=device, generator=generator)
+    return qr_factor(m).to(dtype)
+
+
+def orthonormalize_(x: Tensor) -> Tensor:
+    """Put nearly orthonormal columns right, in place: one Newton–Schulz step x ← x − x(xᴴx − I)/2.
+
+    Shape ``(..., n, p)``; 4np² flops, quadratic convergence. The diagonal of xᴴx − I is taken in
+    float64, which costs O(np): in float32 its sums round near 1, and that would be most of the error left.
+    """
+    gram = x.mH @ x
+    norm = torch.linalg.vector_norm(
+        torch.view_as_real(x) if x.is_complex() else x.unsqueeze(-1),
+        dim=(-3, -1),
+        dtype=torch.float64,
+    )
+    gram.diagonal(dim1=-2, dim2=-1).copy_(norm.square() - 1)
+    return x.sub_(x @ gram, alpha=0.5)
+
+
+def defect(x: Tensor) -> float:
+    """Largest entry of |xᴴx − I| in a batch of matrices, shape ``(..., n, p)``; read by the host."""
+    gram = x.detach().mH @ x.detach()
+    gram.diagonal(dim1=-2, dim2=-1).sub_(1)
+    return float(gram.abs().max()) if gram.numel() else 0.0

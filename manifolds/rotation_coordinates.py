@@ -1,0 +1,189 @@
+"""Coordinates that are rotations of two axes: those of O(d), Stiefel, the sphere and their kin."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor
+
+from .base import CoordinateManifold
+from .blocks import CoordinateBlock, Coordinates, Groups
+from .exponential import expm1
+from .pairs import number_to_pair, pair_to_number
+from .rotations import column_index, rotate_columns_
+
+__all__ = ["RotationCoordinates"]
+
+# Entries that a pass over gradients and points may hold at a time: bounds the memory of a large
+# block or of a ranking of all coordinates, and is large enough for matrix products to run at speed.
+_PANEL = 2**21
+
+
+class RotationCoordinates(CoordinateManifold):
+    """Geometry whose coordinates rotate two of n axes, in the plane that they span.
+
+    A subclass says where the axes of a point are: :meth:`columns` shows it as a matrix that has one
+    column for each. Coordinate i is the pair of axes (j, l), j < l, numbered along the rows of the
+    strict upper triangle (:mod:`givens.manifolds.pairs`); moving along it for the time t rotates the
+    columns j and l by the angle ``radians * t``, and its direction f_i puts the column j in the place
+    l and minus the column l in the place j, times ``radians``.
+
+    Rotations of disjoint pairs cost O(m) each, m being the height of a column. Pairs that share an
+    axis follow the manifold's own exponential, Exp_x(Σ t_i f_i). Groups of r axes turn by batched
+    r×r exponentials, 4·r·m·n flops.
+
+    Attributes
+    ----------
+    radians : float
+        Angle by which a unit of time turns the two axes.
+    """
+
+    radians: float = 1.0
+
+    @abc.abstractmethod
+    def columns(self, x: Tensor) -> Tensor:
+        """Return a view of points, shape ``(*batch, m, n)``, whose n columns are the axes."""
+
+    def num_axes(self, x: Tensor) -> int:
+        """Return n, the number of axes."""
+        return self.columns(x).shape[-1]
+
+    def num_coordinates(self, x: Tensor) -> int:
+        """Return n(n − 1)/2, the number of pairs of axes."""
+        n = self.num_axes(x)
+        return n * (n - 1) // 2
+
+    def axes(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return the pairs (j, l), j < l, of coordinates: shape ``(..., k, 2)``."""
+        return torch.stack(number_to_pair(index, self.num_axes(x)), dim=-1)
+
+    def number(self, x: Tensor, j: Tensor | int, l: Tensor | int) -> Tensor:
+        """Return the numbers of the pairs (j, l), j < l; single axes give shape ``(1,)``."""
+        first, second = (
+            torch.atleast_1d(torch.as_tensor(axis, device=x.device)) for axis in (j, l)
+        )
+        return pair_to_number(first, second, self.num_axes(x))
+
+    def direction(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return the directions f_i as dense vectors, shape ``(*batch, k, *point)``."""
+        batch, point = x.shape[: x.dim() - self.ndim], x.shape[x.dim() - self.ndim :]
+        index = index.expand(*batch, index.shape[-1])
+        copies = x.unsqueeze(-self.ndim - 1).expand(*index.shape, *point)
+        return self._along(copies, index.unsqueeze(-1), x.new_ones(()))
+
+    def derivatives(self, x: Tensor, egrad: Tensor, block: CoordinateBlock) -> Tensor:
+        """Return the partial derivatives, x_j·g_l − x_l·g_j times ``radians``, of columns x and g.
+
+        Costs 4·k·m flops for `Coordinates` (no n×n product, and bounded memory for any k), 2·r·m·n
+        for `Groups`, 2·m·n² for `All`.
+        """
+        self._check_pair(x, egrad, "egrad")
+        self.check_block(x, block)
+        y, g = self.columns(x), self.columns(egrad)
+        if isinstance(block, Coordinates):
+            j, l = self._pairs(x, block.index)
+            width = max(1, _PANEL // y.shape[-2])
+            parts = [
+                (_take(y, a) * _take(g, b)).sum(-2).sub_((_take(y, b) * _take(g, a)).sum(-2))
+                for a, b in zip(j.split(width, -1), l.split(width, -1), strict=True)
+            ]
+            return torch.cat(parts, -1).mul_(self.radians)
+        if isinstance(block, Groups):
+            a = _take_groups(y, block.axes).mT @ _take_groups(g, block.axes)
+            return (a - a.mT).mul_(self.radians)
+        a = y.mT @ g
+        j, l = torch.triu_indices(y.shape[-1], y.shape[-1], offset=1, device=x.device)
+        return (a[..., j, l] - a[..., l, j]).mul_(self.radians)
+
+    def steepest(self, x: Tensor, egrad: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return the k coordinates of the largest ``|⟨grad f, f_i⟩|``, and their derivatives.
+
+        In panels of rows of yᵀg − gᵀy, y and g being the columns of the point and of the gradient: no
+        n×n matrix is kept. Costs 2·m·n²(1 + 1/p) flops in p panels, about as much as the one product
+        yᵀg.
+        """
+        self._check_pair(x, egrad, "egrad")
+        self._check_count(x, k)
+        y, g = self.columns(x), self.columns(egrad)
+        n = y.shape[-1]
+        best = x.new_empty((*y.shape[:-2], 0))
+        index = torch.empty(best.shape, dtype=torch.int64, device=x.device)
+        rows = max(1, _PANEL // n)
+        for top in range(0, n - 1, rows):
+            bottom = min(top + rows, n - 1)
+            # Rows top…bottom of the strict upper triangle, from column top on.
+            panel = y[..., top:bottom].mT @ g[..., top:]
+            panel = panel.sub_(g[..., top:bottom].mT @ y[..., top:])
+            height, length = panel.shape[-2:]
+            pairs = height * length - height * (height + 1) // 2
+            lower = torch.ones(height, length, dtype=torch.bool, device=x.device).tril_()
+            slope = panel.abs().masked_fill_(lower, -1.0).flatten(-2)
+            place = slope.topk(min(k, pairs), dim=-1).indices
+            row = torch.div(place, length, rounding_mode="floor")
+            numbers = pair_to_number(top + row, top + place - row * length, n)
+            best = torch.cat([best, panel.flatten(-2).gather(-1, place)], -1)
+            index = torch.cat([index, numbers], -1)
+            order = best.abs().topk(min(k, best.shape[-1]), dim=-1).indices
+            best, index = best.gather(-1, order), index.gather(-1, order)
+        return index, best.mul_(self.radians)
+
+    def move_(self, x: Tensor, block: CoordinateBlock, t: Tensor) -> Tensor:
+        """Follow the coordinates of a block for the times t, in place.
+
+        Disjoint `Coordinates` are rotations of pairs of columns, O(k·m), and the move never waits for an
+        accelerator; overlapping ones, and `All`, are the manifold's exponential of Σ t_i f_i. `Groups`
+        are batched r×r exponentials and one batched product, 4·r·m·n flops.
+        """
+        self._check_move(x, block, t)
+        y = self.columns(x)
+        if isinstance(block, Coordinates):
+            index = block.index.expand(*x.shape[: x.dim() - self.ndim], block.index.shape[-1])
+            t = t.expand(index.shape)
+            if block.disjoint or index.shape[-1] == 1:
+                rotate_columns_(y, *self._pairs(x, index), t.double() * self.radians)
+                return x
+            return self._follow_(x, index, t)
+        if isinstance(block, Groups):
+            columns = _take_groups(y, block.axes)
+            columns = columns + columns @ expm1(t.to(x.dtype) * self.radians)
+            place = column_index(y, block.axes.flatten(-2))
+            y.scatter_(-1, place, columns.transpose(-3, -2).flatten(-2))
+            return x
+        index = torch.arange(self.num_coordinates(x), device=x.device)
+        index = index.expand(*x.shape[: x.dim() - self.ndim], index.shape[-1])
+        return self._follow_(x, index, t.expand(index.shape))
+
+    def _follow_(self, x: Tensor, index: Tensor, t: Tensor) -> Tensor:
+        """Move to Exp_x(Σ t_i f_i), in place; numbers that occur twice add up."""
+        return x.copy_(self.expmap(x, self._along(x, index, t)))
+
+    def _along(self, x: Tensor, index: Tensor, t: Tensor) -> Tensor:
+        """The tangent vector Σ t_i f_i; `index` has shape ``(*batch, k)``, `t` broadcasts to it."""
+        u = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        y, v = self.columns(x), self.columns(u)
+        t = (t * self.radians).to(x.dtype).expand(index.shape)
+        j, l = self._pairs(x, index)
+        width = max(1, _PANEL // y.shape[-2])
+        for a, b, s in zip(j.split(width, -1), l.split(width, -1), t.split(width, -1), strict=True):
+            s = s.unsqueeze(-2)
+            v.scatter_add_(-1, column_index(v, b), s * _take(y, a))
+            v.scatter_add_(-1, column_index(v, a), -s * _take(y, b))
+        return u
+
+    def _pairs(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The two columns of each coordinate, with the batch of `x`."""
+        j, l = self.axes(x, index).unbind(-1)
+        batch = x.shape[: x.dim() - self.ndim]
+        return j.expand(*batch, j.shape[-1]), l.expand(*batch, l.shape[-1])
+
+
+def _take(y: Tensor, columns: Tensor) -> Tensor:
+    """Columns ``(..., k)`` of y, as ``(..., m, k)``."""
+    return y.gather(-1, column_index(y, columns))
+
+
+def _take_groups(y: Tensor, axes: Tensor) -> Tensor:
+    """Groups of columns ``(..., n, r)`` of y, as ``(..., n, m, r)``."""
+    axes = axes.expand(*y.shape[:-2], *axes.shape[-2:])
+    return _take(y, axes.flatten(-2)).unflatten(-1, axes.shape[-2:]).transpose(-3, -2)
