@@ -218,6 +218,24 @@ class CoordinateManifold(Manifold):
         derivatives = self.derivatives(x, egrad, block)
         return self.move_(x, block, rule(derivatives, self.step_scale(x, block)))
 
+    def group_coordinates(self, x: Tensor, block: Groups) -> Tensor:
+        """Return the numbers of the coordinates inside groups of axes.
+
+        Parameters
+        ----------
+        x : Tensor
+            Points; only their shape matters.
+        block : Groups
+            n groups of r axes.
+
+        Returns
+        -------
+        Tensor
+            int64, shape ``(..., n, r(r − 1)/2)``: those of the pairs (a, b), a < b, of places in a
+            group, along the rows of the strict upper triangle.
+        """
+        raise NotImplementedError(f"{self.name} does not number the coordinates of a group")
+
     def restore_(self, x: Tensor) -> Tensor:
         """Take away, in place, what rounding has put between `x` and the manifold (here: nothing)."""
         return x

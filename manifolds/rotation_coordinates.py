@@ -65,6 +65,12 @@ class RotationCoordinates(CoordinateManifold):
         )
         return pair_to_number(first, second, self.num_axes(x))
 
+    def group_coordinates(self, x: Tensor, block: Groups) -> Tensor:
+        """Return the numbers of the pairs of axes inside groups, shape ``(..., n, r(r − 1)/2)``."""
+        r = block.axes.shape[-1]
+        a, b = torch.triu_indices(r, r, offset=1, device=x.device)
+        return self.number(x, block.axes[..., a], block.axes[..., b])
+
     def direction(self, x: Tensor, index: Tensor) -> Tensor:
         """Return the directions f_i as dense vectors, shape ``(*batch, k, *point)``."""
         batch, point = x.shape[: x.dim() - self.ndim], x.shape[x.dim() - self.ndim :]

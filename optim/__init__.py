@@ -1,7 +1,9 @@
-"""Optimizers, and the strategy objects that choose the coordinates of a step."""
+"""Optimizers, and the strategy objects that choose and scale the coordinates of a step."""
 
 from .gradient import GradientView
+from .moments import Moments
 from .random import Randomness
+from .scaling import Adam, AxisRMSProp, Momentum, RMSProp, Scaling
 from .selection import Block, Cyclic, GaussSouthwell, Rule, Selection, Uniform
 from .srcd import SRCD
 from .srgd import SRGD
@@ -9,12 +11,18 @@ from .srgd import SRGD
 __all__ = [
     "SRCD",
     "SRGD",
+    "Adam",
+    "AxisRMSProp",
     "Block",
     "Cyclic",
     "GaussSouthwell",
     "GradientView",
+    "Moments",
+    "Momentum",
+    "RMSProp",
     "Randomness",
     "Rule",
+    "Scaling",
     "Selection",
     "Uniform",
 ]

@@ -13,8 +13,10 @@ from geoopt.manifolds import Manifold
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates
+from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates, Groups
 from .finite import FiniteGuard, raise_not_finite
+from .scaling import Scaling
+from .times import scaled, times
 
 __all__ = ["ManifoldOptimizer", "Update"]
 
@@ -27,6 +29,9 @@ Update = tuple[Tensor | None, Callable[[], None]]
 # axes, where small angles are rounded in the same direction again and again.
 _DENSE_STEPS = 8
 _RANKED_STEPS = 32
+
+# The options of a group that are strategy objects: a saved state holds their text.
+_STRATEGIES = {"selection", "scaling"}
 
 
 class ManifoldOptimizer(Optimizer):
@@ -59,14 +64,20 @@ class ManifoldOptimizer(Optimizer):
 
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError or TypeError if the options of a group are out of range."""
+        scaling = group["scaling"]
+        if scaling is not None and (isinstance(scaling, type) or not isinstance(scaling, Scaling)):
+            raise TypeError(
+                f"scaling={scaling!r}: expected an object with a method scale(derivatives, moments), such "
+                "as Adam() or RMSProp()"
+            )
         lr = group["lr"]
         if isinstance(lr, Tensor) and lr.device.type != "cpu":
             return
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"lr={float(lr)}: expected a finite learning rate, 0 or more")
 
-    def _check_parameter(self, p: Tensor) -> None:
-        """Raise ValueError or TypeError if a parameter cannot be optimized."""
+    def _check_parameter(self, group: dict[str, Any], p: Tensor) -> None:
+        """Raise ValueError or TypeError if a parameter cannot be optimized with a group's options."""
         manifold = manifold_of(p)
         if manifold is None:
             return
@@ -83,7 +94,7 @@ class ManifoldOptimizer(Optimizer):
             group = self.param_groups[-1]
             self._check_options(group)
             for p in group["params"]:
-                self._check_parameter(p)
+                self._check_parameter(group, p)
         except Exception:
             self.param_groups.pop()
             raise
@@ -142,6 +153,75 @@ class ManifoldOptimizer(Optimizer):
         """
         self._guard.check()
 
+    def _prepare_block(
+        self,
+        group: dict[str, Any],
+        p: Tensor,
+        grad: Tensor,
+        manifold: CoordinateManifold,
+        block: CoordinateBlock,
+        lr: float | Tensor,
+        derivatives: Callable[[], Tensor],
+        *,
+        ranked: bool = False,
+    ) -> Update:
+        """Prepare a step along a block of coordinates; `lr` has the sign of the step."""
+        step = self._steps(p)
+        read = derivatives() if self._checked_by_host(group, p) else None
+
+        def rule(derivatives: Tensor, scale: Tensor, admitted: Tensor | None = None) -> Tensor:
+            return times(
+                derivatives,
+                scale,
+                lr,
+                group["scaling"],
+                manifold=manifold,
+                x=p,
+                block=block,
+                state=self.state[p],
+                step=step,
+                admitted=admitted,
+            )
+
+        def update() -> None:
+            if read is not None:
+                manifold.move_(p, block, rule(read, manifold.step_scale(p, block)))
+            else:
+                guarded = self._guard.guard(rule, grouped=isinstance(block, Groups))
+                manifold.descend_(p, grad, block, guarded)
+            self.state[p]["step"] = step + 1
+            self._restore(group, p, manifold, block, ranked=ranked)
+
+        return read, update
+
+    def _prepare_unconstrained(
+        self, group: dict[str, Any], p: Tensor, grad: Tensor, lr: float | Tensor
+    ) -> Update:
+        """Prepare the step of a parameter without a manifold; `lr` has the sign of the step."""
+        by_host = self._checked_by_host(group, p)
+        scaling = group["scaling"]
+
+        def update() -> None:
+            admitted = None if by_host else self._guard.admit(grad).all()
+            direction = grad
+            if scaling is not None:
+                step = self._steps(p)
+                state = self.state[p]
+                direction = scaled(grad, scaling, state=state, step=step, admitted=admitted)
+                state["step"] = step + 1
+            if admitted is not None:
+                p.add_(torch.where(admitted, lr * direction, 0.0))
+            elif isinstance(lr, Tensor):
+                p.add_(lr * direction)
+            else:
+                p.add_(direction, alpha=lr)
+
+        return (grad if by_host else None), update
+
+    def _steps(self, p: Tensor) -> int:
+        """Number of updates that a parameter has had; nothing is stored by asking."""
+        return self.state[p].get("step", 0) if p in self.state else 0
+
     def _checked_by_host(self, group: dict[str, Any], p: Tensor) -> bool:
         """Whether the derivatives of a parameter are checked before anything is changed."""
         return p.device.type == "cpu" or bool(group["strict"])
@@ -180,8 +260,8 @@ class ManifoldOptimizer(Optimizer):
         """Return the state as plain data, which ``torch.load`` reads with its defaults."""
         state = super().state_dict()
         for group in state["param_groups"]:
-            if "selection" in group:
-                group["selection"] = describe(group["selection"])
+            for name in _STRATEGIES & group.keys():
+                group[name] = describe(group[name])
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -190,8 +270,8 @@ class ManifoldOptimizer(Optimizer):
         Raises
         ------
         ValueError
-            If the state is another optimizer's, was saved with another selection or for parameters
-            of other shapes, or has an option out of range. Nothing is changed then.
+            If the state is another optimizer's, was saved with another selection or scaling or for
+            parameters of other shapes, or has an option out of range. Nothing is changed then.
         """
         groups = state_dict["param_groups"]
         if len(groups) != len(self.param_groups):
@@ -207,26 +287,33 @@ class ManifoldOptimizer(Optimizer):
                     f"the state is not one of {type(self).__name__}: its parameter groups lack {missing}"
                 )
             loaded.append(dict(saved))
-            if "selection" in own:
-                if saved["selection"] != describe(own["selection"]):
+            for name in _STRATEGIES & own.keys():
+                if saved[name] != describe(own[name]):
                     raise ValueError(
-                        f"the state was saved with selection={saved['selection']}, this optimizer has "
-                        f"{describe(own['selection'])}; build it with the same selection"
+                        f"the state was saved with {name}={saved[name]}, this optimizer has "
+                        f"{describe(own[name])}; build it with the same {name}"
                     )
-                loaded[-1]["selection"] = own["selection"]
+                loaded[-1][name] = own[name]
             self._check_options(loaded[-1])
             for key, p in zip(saved["params"], own["params"], strict=False):
                 for name, value in state_dict["state"].get(key, {}).items():
-                    if isinstance(value, Tensor) and value.shape != p.shape:
+                    expected = _state_shape(p, name)
+                    if isinstance(value, Tensor) and value.shape != expected:
                         raise ValueError(
                             f"{name} of parameter {key} has shape {tuple(value.shape)} in the state; "
-                            f"the parameter has {tuple(p.shape)}"
+                            f"for this parameter it is {tuple(expected)}"
                         )
-        selections = [group.get("selection") for group in self.param_groups]
+        strategies = [
+            {name: group[name] for name in _STRATEGIES & group.keys()}
+            for group in self.param_groups
+        ]
         super().load_state_dict({**state_dict, "param_groups": loaded})
-        for group, selection in zip(self.param_groups, selections, strict=True):
-            if selection is not None:
-                group["selection"] = selection  # not torch's copy
+        for saved, group, own in zip(groups, self.param_groups, strategies, strict=True):
+            group.update(own)  # not torch's copies
+            for key, p in zip(saved["params"], group["params"], strict=False):
+                for name, value in state_dict["state"].get(key, {}).items():
+                    if isinstance(value, Tensor):  # torch casts it to the parameter's type
+                        self.state[p][name] = value.to(p.device, copy=True)
 
     def _parameters(self) -> Iterator[tuple[int, dict[str, Any], Tensor]]:
         number = 0
@@ -243,6 +330,18 @@ def manifold_of(p: Tensor) -> Manifold | None:
     if isinstance(manifold, CoordinateManifold):
         return manifold
     return None if isinstance(manifold, geoopt.Euclidean) else manifold
+
+
+def _state_shape(p: Tensor, name: str) -> tuple[int, ...]:
+    """Shape of a tensor in the state of a parameter."""
+    manifold = manifold_of(p)
+    if name == "momentum_buffer":
+        return p.shape
+    if not isinstance(manifold, CoordinateManifold):
+        return (p.numel(),)
+    per_axis = name.startswith("axis_")
+    size = manifold.num_axes(p) if per_axis else manifold.num_coordinates(p)
+    return (*p.shape[: p.dim() - manifold.ndim], size)
 
 
 def _size(block: CoordinateBlock, period: int) -> int:

@@ -51,13 +51,13 @@ class FiniteGuard:
         return self._flags[device]
 
     def guard(
-        self, rule: Callable[[Tensor, Tensor], Tensor], *, grouped: bool = False
+        self, rule: Callable[[Tensor, Tensor, Tensor], Tensor], *, grouped: bool = False
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return `rule` with the times of derivatives that are not admitted set to zero."""
+        """Return `rule`, told what is admitted, with the times of all else set to zero."""
 
         def guarded(derivatives: Tensor, scale: Tensor) -> Tensor:
             admitted = self.admit(derivatives, grouped=grouped)
-            return torch.where(admitted, rule(derivatives, scale), 0.0)
+            return torch.where(admitted, rule(derivatives, scale, admitted), 0.0)
 
         return guarded
 

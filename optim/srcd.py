@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..manifolds import CoordinateManifold, Groups
+from ..manifolds import CoordinateManifold
 from .base import ManifoldOptimizer, Update, manifold_of
 from .gradient import GradientView
+from .scaling import Scaling
 from .selection import Selection, Uniform
 
 __all__ = ["SRCD"]
@@ -34,6 +34,10 @@ class SRCD(ManifoldOptimizer):
     selection : Selection
         Which coordinates a step moves along: :class:`Uniform` (default), :class:`Cyclic`,
         :class:`GaussSouthwell`, :class:`Block`, or any object with a method ``select(view)``.
+    scaling : Scaling, optional
+        How far it moves along each: :class:`Momentum`, :class:`RMSProp`, :class:`Adam`,
+        :class:`AxisRMSProp`, or any object with a method ``scale(derivatives, moments)``. On a
+        parameter without a manifold they are torch's own. By default the derivatives themselves.
     maximize : bool
         Ascend instead of descend.
     seed : int
@@ -79,6 +83,7 @@ class SRCD(ManifoldOptimizer):
         params: Iterable[Any],
         lr: float | Tensor,
         selection: Selection | None = None,
+        scaling: Scaling | None = None,
         *,
         maximize: bool = False,
         seed: int = 0,
@@ -87,6 +92,7 @@ class SRCD(ManifoldOptimizer):
         defaults = {
             "lr": lr,
             "selection": Uniform() if selection is None else selection,
+            "scaling": scaling,
             "maximize": maximize,
             "seed": seed,
         }
@@ -103,7 +109,7 @@ class SRCD(ManifoldOptimizer):
         if not isinstance(group["seed"], int):
             raise TypeError(f"seed={group['seed']!r}: expected an integer")
 
-    def _check_parameter(self, p: Tensor) -> None:
+    def _check_parameter(self, group: dict[str, Any], p: Tensor) -> None:
         """Raise ValueError or TypeError if a parameter cannot be optimized."""
         manifold = manifold_of(p)
         if manifold is not None and not isinstance(manifold, CoordinateManifold):
@@ -111,46 +117,19 @@ class SRCD(ManifoldOptimizer):
                 f"{manifold} has no coordinates, which SRCD needs; use a manifold of givens.manifolds, "
                 "or SRGD, which takes any"
             )
-        super()._check_parameter(p)
+        super()._check_parameter(group, p)
 
     def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Select the block, and compute its derivatives."""
         manifold = manifold_of(p)
         lr = group["lr"] if group["maximize"] else -group["lr"]
-        by_host = self._checked_by_host(group, p)
         if manifold is None:
-            return self._prepare_unconstrained(p, grad, lr, by_host)
+            return self._prepare_unconstrained(group, p, grad, lr)
 
-        step = self.state[p]["step"] if p in self.state else 0
-        view = GradientView(manifold, p, grad, seed=group["seed"], step=step, number=number)
+        view = GradientView(
+            manifold, p, grad, seed=group["seed"], step=self._steps(p), number=number
+        )
         block = group["selection"].select(view)
-        derivatives = view.derivatives(block) if by_host else None
-
-        def rule(derivatives: Tensor, scale: Tensor) -> Tensor:
-            # A direction that vanishes at this point, as those of a frame may, moves nothing.
-            return torch.where(scale > 0, lr * derivatives / scale, 0.0)
-
-        def update() -> None:
-            if derivatives is not None:
-                times = rule(derivatives, manifold.step_scale(p, block))
-                manifold.move_(p, block, times)
-            else:
-                guarded = self._guard.guard(rule, grouped=isinstance(block, Groups))
-                manifold.descend_(p, grad, block, guarded)
-            self.state[p]["step"] = step + 1
-            self._restore(group, p, manifold, block, ranked=view.ranked)
-
-        return derivatives, update
-
-    def _prepare_unconstrained(
-        self, p: Tensor, grad: Tensor, lr: float | Tensor, by_host: bool
-    ) -> Update:
-        def update() -> None:
-            if not by_host:
-                p.add_(torch.where(self._guard.admit(grad).all(), lr * grad, 0.0))
-            elif isinstance(lr, Tensor):
-                p.add_(lr * grad)
-            else:
-                p.add_(grad, alpha=lr)
-
-        return (grad if by_host else None), update
+        return self._prepare_block(
+            group, p, grad, manifold, block, lr, lambda: view.derivatives(block), ranked=view.ranked
+        )

@@ -9,8 +9,9 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..manifolds import All
+from ..manifolds import All, CoordinateManifold
 from .base import ManifoldOptimizer, Update, manifold_of
+from .scaling import Scaling
 
 __all__ = ["SRGD"]
 
@@ -37,6 +38,10 @@ class SRGD(ManifoldOptimizer):
         a point is constant.)
     maximize : bool
         Ascend instead of descend.
+    scaling : Scaling, optional
+        An adaptive rule in place of `momentum`: :class:`Momentum`, :class:`RMSProp`, :class:`Adam`,
+        … Acts on the derivatives along all coordinates, so it needs a manifold that has coordinates
+        (those of givens), and memory for as many numbers.
     map : {"expmap", "retr"}
         Which of the manifold's maps takes the step: the exponential as in the paper, or the retraction.
         With ``"retr"`` and without momentum the steps are those of ``geoopt.optim.RiemannianSGD``.
@@ -64,6 +69,7 @@ class SRGD(ManifoldOptimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        scaling: Scaling | None = None,
         map: str = "expmap",
         strict: bool = False,
     ) -> None:
@@ -74,6 +80,7 @@ class SRGD(ManifoldOptimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "maximize": maximize,
+            "scaling": scaling,
             "map": map,
         }
         super().__init__(params, defaults, strict=strict)
@@ -87,16 +94,33 @@ class SRGD(ManifoldOptimizer):
             raise ValueError(f"weight_decay={group['weight_decay']}: expected 0 or more")
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("nesterov=True needs a momentum above 0 and dampening=0")
+        if group["scaling"] is not None and (group["momentum"] or group["map"] != "expmap"):
+            raise ValueError(
+                f"scaling={group['scaling']} steps along all coordinates, by the exponential: leave out "
+                "momentum (there is scaling=Momentum(…)) and map"
+            )
         if group["map"] not in ("expmap", "retr"):
             raise ValueError(f"map={group['map']!r}: expected 'expmap' or 'retr'")
 
+    def _check_parameter(self, group: dict[str, Any], p: Tensor) -> None:
+        """Raise ValueError or TypeError if a parameter cannot be optimized."""
+        manifold = manifold_of(p)
+        if group["scaling"] is not None and not isinstance(manifold, CoordinateManifold | None):
+            raise TypeError(
+                f"{manifold} has no coordinates for scaling={group['scaling']} to act on; use a manifold "
+                "of givens.manifolds, or momentum"
+            )
+        super()._check_parameter(group, p)
+
     def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Compute the Riemannian gradient."""
-        manifold = manifold_of(p) or _UNCONSTRAINED
         if group["maximize"]:
             grad = -grad
         if group["weight_decay"]:
             grad = grad.add(p, alpha=group["weight_decay"])
+        if group["scaling"] is not None:
+            return self._prepare_scaled(group, p, grad)
+        manifold = manifold_of(p) or _UNCONSTRAINED
         rgrad = manifold.egrad2rgrad(p, grad)
 
         def update() -> None:
@@ -125,3 +149,20 @@ class SRGD(ManifoldOptimizer):
             self._restore(group, p, manifold, All())
 
         return (rgrad if self._checked_by_host(group, p) else None), update
+
+    def _prepare_scaled(self, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
+        """Compute the derivatives along all coordinates."""
+        manifold = manifold_of(p)
+        if manifold is None:
+            return self._prepare_unconstrained(group, p, grad, -group["lr"])
+        assert isinstance(manifold, CoordinateManifold)
+        block = All()
+        return self._prepare_block(
+            group,
+            p,
+            grad,
+            manifold,
+            block,
+            -group["lr"],
+            lambda: manifold.derivatives(p, grad, block),
+        )
