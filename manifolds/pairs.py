@@ -55,25 +55,31 @@ def number_to_pair(index: Tensor, d: int) -> tuple[Tensor, Tensor]:
     return j, index + 1 - (j * (2 * d - 3 - j) >> 1)
 
 
-def round_robin(d: int, *, device: torch.device | None = None) -> Tensor:
+def round_robin(
+    d: int, rounds: Tensor | None = None, *, device: torch.device | None = None
+) -> Tensor:
     """Tournament of d axes: every pair meets once, in rounds of disjoint pairs (circle method).
 
     Parameters
     ----------
     d : int
         Number of axes, at least 2.
+    rounds : Tensor, optional
+        int64 numbers of the rounds that are wanted, shape ``(m,)``, taken modulo the number of rounds: d − 1
+        for even d, d (in each of which one axis rests) for odd d. By default all of them in order.
     device : torch.device, optional
-        Where the result lives.
+        Where the result lives, if `rounds` is not given.
 
     Returns
     -------
     Tensor
-        int64 pairs (j, l), j < l, of shape ``(rounds, ⌊d/2⌋, 2)``; d − 1 rounds for even d, d
-        rounds (in each of which one axis rests) for odd d.
+        int64 pairs (j, l), j < l, of shape ``(m, ⌊d/2⌋, 2)``.
     """
     n = d + d % 2  # odd d: one axis more, whose opponent rests
-    rounds = torch.arange(n - 1, device=device)[:, None]
-    offset = torch.arange(1, n // 2, device=device)
+    if rounds is None:
+        rounds = torch.arange(n - 1, device=device)
+    rounds = (rounds % (n - 1)).unsqueeze(-1)
+    offset = torch.arange(1, n // 2, device=rounds.device)
     first = (rounds + offset) % (n - 1)
     second = (rounds - offset) % (n - 1)
     if n == d:

@@ -40,6 +40,7 @@ class RotationCoordinates(CoordinateManifold):
     """
 
     radians: float = 1.0
+    every_pair = True
 
     @abc.abstractmethod
     def columns(self, x: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ class RotationCoordinates(CoordinateManifold):
 
         Disjoint `Coordinates` are rotations of pairs of columns, O(k·m), and the move never waits for an
         accelerator; overlapping ones, and `All`, are the manifold's exponential of Σ t_i f_i. `Groups`
-        are batched r×r exponentials and one batched product, 4·r·m·n flops.
+        of 2 are rotations, larger ones batched r×r exponentials and one batched product, 4·r·m·n flops.
         """
         self._check_move(x, block, t)
         y = self.columns(x)
@@ -151,6 +152,10 @@ class RotationCoordinates(CoordinateManifold):
                 return x
             return self._follow_(x, index, t)
         if isinstance(block, Groups):
+            if block.axes.shape[-1] == 2:
+                j, l = (a.expand(*y.shape[:-2], a.shape[-1]) for a in block.axes.unbind(-1))
+                rotate_columns_(y, j, l, t[..., 0, 1].double().expand(j.shape) * self.radians)
+                return x
             columns = _take_groups(y, block.axes)
             columns = columns + columns @ expm1(t.to(x.dtype) * self.radians)
             place = column_index(y, block.axes.flatten(-2))

@@ -1,6 +1,7 @@
 """Optimizers, and the strategy objects that choose and scale the coordinates of a step."""
 
 from .gradient import GradientView
+from .grouping import Grouping, Matching
 from .moments import Moments
 from .random import Randomness
 from .scaling import Adam, AxisRMSProp, Momentum, RMSProp, Scaling
@@ -17,6 +18,8 @@ __all__ = [
     "Cyclic",
     "GaussSouthwell",
     "GradientView",
+    "Grouping",
+    "Matching",
     "Moments",
     "Momentum",
     "RMSProp",
