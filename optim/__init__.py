@@ -2,6 +2,7 @@
 
 from .gradient import GradientView
 from .grouping import Grouping, Matching
+from .growing import Capture, Growing
 from .moments import Moments
 from .random import Randomness
 from .scaling import Adam, AxisRMSProp, Momentum, RMSProp, Scaling
@@ -15,10 +16,12 @@ __all__ = [
     "Adam",
     "AxisRMSProp",
     "Block",
+    "Capture",
     "Cyclic",
     "GaussSouthwell",
     "GradientView",
     "Grouping",
+    "Growing",
     "Matching",
     "Moments",
     "Momentum",
