@@ -61,6 +61,14 @@ class CoordinateManifold(Manifold):
     def num_coordinates(self, x: Tensor) -> int:
         """Return D, the number of coordinates of one point of the batch `x`."""
 
+    def num_disjoint(self, x: Tensor) -> int:
+        """Return how many disjoint coordinates there are, in whatever order they are picked.
+
+        Here the axes over the axes of a coordinate: right where every two axes, or every one, have one.
+        """
+        one = torch.zeros(1, dtype=torch.int64, device=x.device)
+        return self.num_axes(x) // self.axes(x, one).shape[-1]
+
     @abc.abstractmethod
     def axes(self, x: Tensor, index: Tensor) -> Tensor:
         """Return the axes that coordinates turn.

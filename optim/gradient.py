@@ -31,8 +31,8 @@ class GradientView:
         As given.
     batch : torch.Size
         Leading dimensions of the parameter: every point of the batch gets its own block.
-    num_axes, num_coordinates : int
-        Of one point.
+    num_axes, num_coordinates, num_disjoint : int
+        Of one point: axes, coordinates, and how many coordinates without a common axis there are.
     random : Randomness
         Random numbers that depend on (seed, step, parameter number) alone.
     """
@@ -65,6 +65,10 @@ class GradientView:
     @property
     def num_coordinates(self) -> int:  # noqa: D102
         return self.manifold.num_coordinates(self.x)
+
+    @property
+    def num_disjoint(self) -> int:  # noqa: D102
+        return self.manifold.num_disjoint(self.x)
 
     @cached_property
     def random(self) -> Randomness:  # noqa: D102

@@ -7,13 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..manifolds import All, Groups
+from ..manifolds import All, CoordinateBlock, Groups
 from ..manifolds.pairs import round_robin
 from .gradient import GradientView
+from .selection import Cyclic, GaussSouthwell, Rule, Uniform, first_disjoint
 
 __all__ = ["Grouping", "Matching"]
 
 _ORDERS = ("random", "round-robin", "greedy")
+# What ranks the coordinates where not every two axes have one.
+_RULES: dict[str, Rule] = {
+    "random": Uniform(),
+    "round-robin": Cyclic(),
+    "greedy": GaussSouthwell(),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,15 @@ class Grouping:
     def select(self, view: GradientView) -> Groups:
         """Deal the axes."""
         d, r = view.num_axes, self.size
-        _check_axes(self, view, r)
+        if not view.manifold.every_pair:
+            raise NotImplementedError(
+                f"{self}: on {view.manifold.name} not every two axes have a coordinate; use Matching() or "
+                "Block(size=…, disjoint=True)"
+            )
+        if d < r:
+            raise ValueError(
+                f"{self} needs {r} axes; a point of shape {tuple(view.x.shape)} has {d}"
+            )
         n = d // r
         if self.order == "random":
             axes = view.random.distinct(d, n * r, *view.batch).unflatten(-1, (n, r))
@@ -81,11 +96,13 @@ class Matching:
     ------
     ValueError
         If `order` is unknown.
-    NotImplementedError
-        At the step, on a geometry in which not every two axes have a coordinate.
 
     Notes
     -----
+    On a geometry in which not every two axes have a coordinate, such as a product, it is as many
+    disjoint coordinates as there are, from a random ranking, from one that moves on by one a step, or
+    from the greedy one: all coordinates are ranked then.
+
     On an accelerator the greedy choice does not wait for the device. It runs a number of rounds that is
     logarithmic in d, which for weights in no particular order is enough; axes that are left then are
     paired as they come.
@@ -96,10 +113,12 @@ class Matching:
     def __post_init__(self) -> None:
         _check_order(self, self.order)
 
-    def select(self, view: GradientView) -> Groups:
+    def select(self, view: GradientView) -> CoordinateBlock:
         """Pair the axes."""
+        if not view.manifold.every_pair:
+            rule = _RULES[self.order]
+            return first_disjoint(view, rule.choose(view, view.num_coordinates), view.num_disjoint)
         d = view.num_axes
-        _check_axes(self, view, 2)
         if self.order == "random":
             pairs = view.random.distinct(d, d // 2 * 2, *view.batch).unflatten(-1, (d // 2, 2))
         elif self.order == "round-robin":
@@ -236,15 +255,3 @@ def _coupling(view: GradientView) -> Tensor:
 def _check_order(selection: object, order: str) -> None:
     if order not in _ORDERS:
         raise ValueError(f"{selection}: order must be one of {', '.join(_ORDERS)}")
-
-
-def _check_axes(selection: object, view: GradientView, r: int) -> None:
-    if not view.manifold.every_pair:
-        raise NotImplementedError(
-            f"{selection}: on {view.manifold.name} not every two axes have a coordinate; use "
-            "Block(size=…, disjoint=True)"
-        )
-    if view.num_axes < r:
-        raise ValueError(
-            f"{selection} needs {r} axes; a point of shape {tuple(view.x.shape)} has {view.num_axes}"
-        )

@@ -57,7 +57,7 @@ class Growing:
         """Choose the block."""
         most = view.num_coordinates
         if self.disjoint:
-            most = min(most, max(1, view.num_axes // 2))
+            most = view.num_disjoint
         if self.last is not None:
             most = min(most, self.last)
         # In logarithms, because the power overflows in the end.

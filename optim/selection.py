@@ -149,15 +149,18 @@ class Block:
             )
         if not self.disjoint:
             return Coordinates(self.rule.choose(view, k), disjoint=k == 1)
-        ranking = self.rule.choose(view, total)
-        axes = view.manifold.axes(view.x, ranking)
-        if k > view.num_axes // axes.shape[-1]:
+        if k > view.num_disjoint:
             raise ValueError(
-                f"{self} wants {k} disjoint coordinates; {view.num_axes} axes, {axes.shape[-1]} a "
-                f"coordinate, allow {view.num_axes // axes.shape[-1]}"
+                f"{self} wants {k} disjoint coordinates; a point of shape {tuple(view.x.shape)} on "
+                f"{view.manifold.name} has {view.num_disjoint}"
             )
-        place = _first_disjoint(axes, view.num_axes, k)
-        return Coordinates(ranking.gather(-1, place), disjoint=True)
+        return first_disjoint(view, self.rule.choose(view, total), k)
+
+
+def first_disjoint(view: GradientView, ranking: Tensor, k: int) -> Coordinates:
+    """Go through a ranking of all coordinates, and take the first k that share no axis."""
+    place = _first_disjoint(view.manifold.axes(view.x, ranking), view.num_axes, k)
+    return Coordinates(ranking.gather(-1, place), disjoint=True)
 
 
 def _first_disjoint(axes: Tensor, num_axes: int, k: int) -> Tensor:

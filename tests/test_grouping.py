@@ -253,9 +253,17 @@ def test_settings_out_of_range_are_refused(build, message):
         build()
 
 
-def test_a_geometry_without_pairs_is_refused():
+def test_groups_on_a_geometry_without_pairs_are_refused():
     p = ManifoldParameter(torch.zeros(4), manifold=Euclidean())
     p.grad = torch.ones(4)
     with pytest.raises(NotImplementedError, match="disjoint=True"):
-        SRCD([p], 0.1, Matching()).step()
+        SRCD([p], 0.1, Grouping(2)).step()
     assert bool((p == 0).all())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_on_a_geometry_of_single_axes_a_matching_is_everything(order):
+    p = ManifoldParameter(torch.zeros(4), manifold=Euclidean())
+    p.grad = torch.tensor([1.0, -2.0, 3.0, 0.0])
+    SRCD([p], 0.1, Matching(order)).step()
+    torch.testing.assert_close(p.detach(), -0.1 * p.grad)
