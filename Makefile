@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # mypy names a package by its folder: it gets to see this one as givens, whatever a checkout is called.
-SOURCES := givens/__init__.py givens/manifolds givens/optim givens/rnn
+SOURCES := givens/__init__.py givens/extras.py givens/manifolds givens/optim givens/rnn
 
 .PHONY: train test lint docs wheel clean
 
@@ -36,7 +36,7 @@ wheel: $(VENV)/.lint
 	$(BIN)/python .ci/check_wheel.py dist/*.whl
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/api/generated *.egg-info
+	rm -rf $(VENV) build dist docs/_build docs/api/generated docs/gallery_built *.egg-info
 
 # One stamp for each set of extras, renewed when the requirements change.
 $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 PACKAGES = ("manifolds", "optim", "rnn")
 
 tracked = subprocess.run(
-    ["git", "ls-files", "--", "__init__.py", "py.typed", *PACKAGES],
+    ["git", "ls-files", "--", "__init__.py", "extras.py", "py.typed", *PACKAGES],
     check=True,
     capture_output=True,
     text=True,

@@ -2,18 +2,44 @@
 
 from .base import CoordinateManifold
 from .blocks import All, CoordinateBlock, Coordinates, Groups
+from .diagnostics import Diagnosis, check_gradient, check_move, check_retraction
 from .euclidean import Euclidean
+from .grassmann import Grassmann
+from .oblique import Oblique
 from .orthogonal import OrthogonalGroup
 from .parameter import constrain, refuse_assign
+from .power import Power
+from .product import Product
+from .scaled import Scaled
+from .special_orthogonal import SpecialOrthogonalGroup
+from .sphere import Sphere
+from .stiefel import Stiefel
+from .unitary import SpecialUnitaryGroup, UnitaryGroup
+from .validating import Validating
 
 __all__ = [
     "All",
     "CoordinateBlock",
     "CoordinateManifold",
     "Coordinates",
+    "Diagnosis",
     "Euclidean",
+    "Grassmann",
     "Groups",
+    "Oblique",
     "OrthogonalGroup",
+    "Power",
+    "Product",
+    "Scaled",
+    "SpecialOrthogonalGroup",
+    "SpecialUnitaryGroup",
+    "Sphere",
+    "Stiefel",
+    "UnitaryGroup",
+    "Validating",
+    "check_gradient",
+    "check_move",
+    "check_retraction",
     "constrain",
     "refuse_assign",
 ]

@@ -6,10 +6,13 @@ import math
 
 import geoopt
 import torch
+from geoopt import ManifoldTensor
+from geoopt.utils import size2shape
 from torch import Tensor
 
 from .base import CoordinateManifold
 from .blocks import All, CoordinateBlock, Coordinates
+from .parts import unravel
 
 __all__ = ["Euclidean"]
 
@@ -17,19 +20,85 @@ __all__ = ["Euclidean"]
 class Euclidean(CoordinateManifold, geoopt.Euclidean):
     """Euclidean space ℝⁿ: coordinate i is the translation of entry i, and its axis is that entry.
 
-    :class:`givens.optim.SRCD` on it is the coordinate descent of the textbooks.
+    :class:`givens.optim.SRCD` on it is the coordinate descent of the textbooks. Its directions are an
+    orthonormal basis. Points are float32 or float64 and finite.
 
     Parameters
     ----------
     ndim : int
         Number of trailing dimensions that make up one point, whose entries are numbered in row-major
-        order; the leading ones are a batch. geoopt's ``Euclidean`` supplies everything else.
+        order; the leading ones are a batch.
     """
+
+    frame_bounds = (1.0, 1.0)
 
     def __init__(self, ndim: int = 1) -> None:
         if ndim < 1:
             raise ValueError(f"ndim={ndim}: a point of Euclidean space has at least one dimension")
         super().__init__(ndim=ndim)
+
+    # Points and tangent vectors
+
+    def random(
+        self,
+        *size: int,
+        mean: float | Tensor = 0.0,
+        std: float | Tensor = 1.0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Points whose entries are normally distributed.
+
+        Parameters
+        ----------
+        *size : int
+            Shape ``(..., *point)``.
+        mean, std : float or Tensor
+            Of the entries; a tensor must broadcast to `size`.
+        dtype, device, generator
+            As in :func:`torch.randn`.
+        """
+        shape = size2shape(*size)
+        self._assert_check_shape(shape, "x")
+        dtype = dtype or torch.get_default_dtype()
+        self._assert_dtype(dtype)
+        x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        return ManifoldTensor((x * std + mean).to(dtype), manifold=self)
+
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        """Every vector is tangent: `u` itself, with the batch of `x`."""
+        return u.expand(torch.broadcast_shapes(x.shape, u.shape))
+
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+        """Gradient: `u` itself, with the batch of `x`."""
+        return self.proju(x, u)
+
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
+        """⟨u, v⟩, shape ``(...)`` or, with `keepdim`, ``(..., 1, …, 1)``; v = u by default."""
+        product = (u * (u if v is None else v)).sum(self._dims, keepdim=keepdim)
+        return self._with_batch(product, x, keepdim)
+
+    def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
+        """Products of entries, for geoopt's adaptive optimizers."""
+        return self.proju(x, u * (u if v is None else v))
+
+    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
+        """‖u‖, whose gradient at 0 is taken for 0."""
+        norm = torch.linalg.vector_norm(u, dim=self._dims, keepdim=keepdim)
+        return self._with_batch(norm, x, keepdim)
+
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
+        """‖x − y‖, whose gradient at x = y is taken for 0."""
+        return torch.linalg.vector_norm(x - y, dim=self._dims, keepdim=keepdim)
+
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Parallel transport: `v` itself, with the batch of the points."""
+        return v.expand(torch.broadcast_shapes(x.shape, y.shape, v.shape))
+
+    # Coordinates
 
     def num_axes(self, x: Tensor) -> int:
         """Return n, the number of entries of a point."""
@@ -51,31 +120,61 @@ class Euclidean(CoordinateManifold, geoopt.Euclidean):
 
     def derivatives(self, x: Tensor, egrad: Tensor, block: CoordinateBlock) -> Tensor:
         """Return the entries of the gradient: O(k)."""
+        self._check_pair(x, egrad, "egrad")
         self.check_block(x, block)
-        flat = egrad.flatten(-self.ndim)
         if isinstance(block, All):
-            return flat.clone()
-        return flat.gather(-1, self._entries(x, block))
+            return egrad.flatten(-self.ndim).clone()
+        return egrad[self._entries(x, block)]
 
     def move_(self, x: Tensor, block: CoordinateBlock, t: Tensor) -> Tensor:
         """Add the times to the entries, in place: O(k)."""
-        self.check_block(x, block)
-        point = x.shape[x.dim() - self.ndim :]
+        self._check_move(x, block, t)
         if isinstance(block, All):
-            return x.add_(t.unflatten(-1, point))
+            point = x.shape[x.dim() - self.ndim :]
+            return x.add_(t.expand(*t.shape[:-1], self.num_axes(x)).unflatten(-1, point))
         entries = self._entries(x, block)
-        # Along the dimensions of a point, so that strides do not matter; numbers that occur twice add up.
-        where = torch.unravel_index(entries, point)
-        batch = (
-            torch.arange(n, device=x.device).view(-1, *(1,) * (entries.dim() - 1 - axis))
-            for axis, n in enumerate(entries.shape[:-1])
-        )
-        return x.index_put_((*batch, *where), t.expand(entries.shape), accumulate=True)
+        t = t.to(x.dtype).expand(entries[-1].shape)
+        return x.index_put_(entries, t, accumulate=True)  # numbers that occur twice add up
 
-    def _entries(self, x: Tensor, block: CoordinateBlock) -> Tensor:
+    def _entries(self, x: Tensor, block: CoordinateBlock) -> tuple[Tensor, ...]:
+        """Where the coordinates of a block are, along each dimension of `x`: its strides do not matter."""
         if not isinstance(block, Coordinates):
             raise NotImplementedError(
                 "a coordinate of Euclidean space has one axis, so groups of axes hold no coordinates; "
                 "use Coordinates or All"
             )
-        return block.index.expand(*x.shape[: x.dim() - self.ndim], block.index.shape[-1])
+        batch, point = x.shape[: x.dim() - self.ndim], x.shape[x.dim() - self.ndim :]
+        index = block.index.expand(*batch, block.index.shape[-1])
+        rows = (
+            torch.arange(n, device=x.device).view(-1, *(1,) * (len(batch) - axis))
+            for axis, n in enumerate(batch)
+        )
+        return (*rows, *unravel(index, point))
+
+    # Checks
+
+    def _check_point_on_manifold(
+        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
+        if x.dtype not in self.dtypes:
+            return False, f"it is {x.dtype}; {self.name} works in float32 and float64"
+        if bool(x.detach().isfinite().all()):
+            return True, None
+        return False, "it has entries that are NaN or infinite"
+
+    def _check_vector_on_tangent(
+        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
+        if bool(u.detach().isfinite().all()):
+            return True, None
+        return False, "it has entries that are NaN or infinite"
+
+    def _with_batch(self, result: Tensor, x: Tensor, keepdim: bool) -> Tensor:
+        """Numbers of points, with the batch of `x`."""
+        batch = (*x.shape[: -self.ndim], *(1,) * self.ndim * keepdim)
+        return result.expand(torch.broadcast_shapes(batch, result.shape))
+
+    @property
+    def _dims(self) -> tuple[int, ...]:
+        """The dimensions of a point."""
+        return tuple(range(-self.ndim, 0))

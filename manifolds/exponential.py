@@ -27,7 +27,7 @@ _Y2 = (857 - 58 * _ROOT) / 630
 
 
 def expm1(a: Tensor) -> Tensor:
-    """Matrix exponential of a skew-symmetric matrix, less the identity: expm(a) − I.
+    """Matrix exponential of a skew-symmetric or skew-Hermitian matrix, less the identity: expm(a) − I.
 
     Scaling and squaring on F = expm − I, as F ← 2F + F². Leaving the identity out keeps a small
     exponential accurate relative to its distance from I: ``x + x @ expm1(a)`` rounds every entry of
@@ -36,9 +36,10 @@ def expm1(a: Tensor) -> Tensor:
     Parameters
     ----------
     a : Tensor
-        Skew-symmetric matrices, shape ``(..., r, r)``, float32 or float64. On an accelerator the
-        2-norm of matrices with r <= 64 is limited to about 2¹⁴·θ radians (θ = 0.6 in float32, 0.05 in
-        float64); there the function does not wait for the device.
+        Skew-symmetric or skew-Hermitian matrices, shape ``(..., r, r)``, real or complex. On an
+        accelerator the 2-norm of matrices with r <= 64 is limited to about 2¹⁴·θ radians (θ = 0.6 in
+        float32 and complex64, 0.05 in float64 and complex128); there the function does not wait for
+        the device.
 
     Returns
     -------
@@ -46,9 +47,11 @@ def expm1(a: Tensor) -> Tensor:
         The shape of `a`. At most 3 products of r×r matrices and one for every doubling of the norm
         above θ; 1 or 2 products where the host can see that the norm is small.
     """
-    # ‖a‖₂ of a skew matrix: at most the largest row sum, and (singular values come in pairs) ‖a‖_F/√2.
-    row_sum = a.abs().sum(-1).amax(-1)
-    norm = torch.minimum(row_sum, torch.linalg.matrix_norm(a.detach()) / math.sqrt(2)).detach()
+    # ‖a‖₂ is at most the largest row sum, and ‖a‖_F: over √2, for the singular values of a real skew
+    # matrix come in pairs.
+    row_sum = a.detach().abs().sum(-1).amax(-1)
+    frobenius = torch.linalg.matrix_norm(a.detach()) / (1 if a.is_complex() else math.sqrt(2))
+    norm = torch.minimum(row_sum, frobenius)
     if a.device.type == "cpu" or a.shape[-1] > _SMALL:
         # A matrix that is not finite has no say in how the others of its batch are computed.
         finite = norm.nan_to_num(nan=0.0, posinf=0.0)

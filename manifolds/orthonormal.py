@@ -18,21 +18,43 @@ def qr_factor(m: Tensor) -> Tensor:
     return q * torch.where(diagonal.real < 0, -1.0, 1.0).to(m.dtype).unsqueeze(-2)
 
 
-def polar_factor(m: Tensor) -> Tensor:
+def polar_factor(m: Tensor, *, special: bool = False) -> Tensor:
     """Matrix with orthonormal columns nearest to `m` in Frobenius norm: UVᴴ for m = UΣVᴴ.
 
-    Shape ``(..., n, p)``, n >= p. Its derivative is U((C − Cᴴ)/(σ_i + σ_j))Vᴴ with C = Uᴴ·dm·V, and for
-    tall matrices also (I − UUᴴ)·dm·VΣ⁻¹Vᴴ. Those of U and V alone are infinite where singular values
-    meet, as those of I + A do, in pairs, for every skew A.
+    Its derivative is U((C − Cᴴ)/(σ_i + σ_j))Vᴴ with C = Uᴴ·dm·V, and for tall matrices also
+    (I − UUᴴ)·dm·VΣ⁻¹Vᴴ. Those of U and V alone are infinite where singular values meet, as those of
+    I + A do, in pairs, for every skew A.
+
+    Parameters
+    ----------
+    m : Tensor
+        Real or complex, shape ``(..., n, p)``, n >= p.
+    special : bool
+        For real square matrices: the nearest rotation, of determinant 1 (Kabsch, 1978; Umeyama, 1991).
+        Where UVᵀ is a reflection the least singular direction is flipped; the derivative is the
+        same with the sign of σ_p changed.
+
+    Returns
+    -------
+    Tensor
+        The shape of `m`. Where two singular values add up to nothing, several matrices are nearest: one
+        of them is returned, and the infinite derivative is bounded.
     """
     u, s, vh = torch.linalg.svd(m.detach(), full_matrices=False)
-    tiny = torch.finfo(s.dtype).tiny
+    if special:
+        sign = torch.where(torch.linalg.det(u @ vh) < 0, -1.0, 1.0).to(m.dtype).unsqueeze(-1)
+        last = torch.arange(s.shape[-1], device=m.device) == s.shape[-1] - 1
+        sign = torch.where(last, sign, 1.0)
+        u, s = u * sign.unsqueeze(-2), s * sign
+    numbers = torch.finfo(s.dtype)
+    least = numbers.eps * s[..., :1] + numbers.tiny
     b = m @ vh.mH
     c = u.mH @ b
     # b is UΣ and c is Σ: what is added is 0, but for its derivative.
-    slope = u @ ((c - c.mH) / (s.unsqueeze(-1) + s.unsqueeze(-2) + tiny))
+    sums = torch.maximum(s.unsqueeze(-1) + s.unsqueeze(-2), least.unsqueeze(-1))
+    slope = u @ ((c - c.mH) / sums)
     if m.shape[-2] > m.shape[-1]:
-        slope = slope + (b - u @ c) / (s + tiny).unsqueeze(-2)
+        slope = slope + (b - u @ c) / torch.maximum(s, least).unsqueeze(-2)
     slope = slope @ vh
     return u @ vh + (slope - slope.detach())
 

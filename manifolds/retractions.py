@@ -1,7 +1,8 @@
-"""Retractions of the orthogonal group, as functions of a point and a skew matrix.
+"""Retractions of groups of matrices, as functions of a point and a skew matrix.
 
-Each takes x of shape ``(..., d, d)`` and A = xᵀu, skew-symmetric, and returns x·R(A), which agrees
-with the exponential x·expm(A) to the order that its docstring states: the error is O(‖A‖^(order+1)).
+Each takes x of shape ``(..., d, d)`` and A = xᴴu, skew-symmetric or skew-Hermitian, and returns x·R(A),
+which agrees with the exponential x·expm(A) to the order that its docstring states: the error is
+O(‖A‖^(order+1)).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def cayley(x: Tensor, a: Tensor) -> Tensor:
 
 
 def qr(x: Tensor, a: Tensor) -> Tensor:
-    """The orthogonal factor of x(I + A) with positive diagonal: order 1."""
+    """The factor Q of x(I + A) = QR with a positive diagonal of R: order 1."""
     return qr_factor(x + x @ a)
 
 
@@ -52,7 +53,7 @@ def givens(x: Tensor, a: Tensor) -> Tensor:
     """An ordered product of rotations, one for every pair, by the angles a_jl: order 1.
 
     The order is that of a round-robin tournament, so that d(d − 1)/2 rotations are about d rounds of
-    disjoint ones; 3d³ flops and nothing but rotations.
+    disjoint ones; 3d³ flops and nothing but rotations. For real matrices.
     """
     for pairs in round_robin(x.shape[-1], device=x.device):
         j, l = pairs.expand(*x.shape[:-2], *pairs.shape).unbind(-1)

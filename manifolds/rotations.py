@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["column_index", "rotate_columns", "rotate_columns_"]
+__all__ = ["column_index", "reduced", "rotate_columns", "rotate_columns_"]
 
 # How many numbers on each side of a sine are tried.
 _SEARCH = 4
@@ -54,33 +54,46 @@ def rotate_columns(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
 
 def _rotated(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     """The columns j and l after the rotation, each of shape ``(..., m, k)``."""
-    angle = angle.double()
-    quarter = torch.round(angle * (2 / math.pi))
-    sine = torch.sin(angle - quarter * (math.pi / 2)).unsqueeze(-1)
-    sine = (sine + sine * _neighbours(x)).to(x.dtype)
-    exact = sine.double()
-    tangent = exact / (1 + torch.sqrt(1 - exact * exact))
-    best = (tangent - tangent.to(x.dtype).double()).abs().argmin(-1, keepdim=True)
-    sine = sine.gather(-1, best).squeeze(-1).unsqueeze(-2)
-    tangent = tangent.gather(-1, best).squeeze(-1).unsqueeze(-2).to(x.dtype)
-
+    turn, sine, tangent = (part.unsqueeze(-2) for part in reduced(angle, x.dtype))
     # A quarter turn takes (x_j, x_l) to (−x_l, x_j): read from the other column, with a sign.
-    turn = quarter.remainder(4)
-    odd = turn.remainder(2) == 1
+    odd = (turn.remainder(2) == 1).squeeze(-2)
     sign_j = torch.where((turn == 1) | (turn == 2), -1.0, 1.0).to(x.dtype)
     sign_l = torch.where(turn >= 2, -1.0, 1.0).to(x.dtype)
-    first = x.gather(-1, column_index(x, torch.where(odd, l, j))).mul_(sign_j.unsqueeze(-2))
-    second = x.gather(-1, column_index(x, torch.where(odd, j, l))).mul_(sign_l.unsqueeze(-2))
+    first = x.gather(-1, column_index(x, torch.where(odd, l, j))).mul_(sign_j)
+    second = x.gather(-1, column_index(x, torch.where(odd, j, l))).mul_(sign_l)
 
     lean = torch.addcmul(second, tangent, first)
     lift = torch.addcmul(first, tangent, second, value=-1)
     return torch.addcmul(first, sine, lean, value=-1), torch.addcmul(second, sine, lift)
 
 
-def _neighbours(x: Tensor) -> Tensor:
-    """Relative distances of the numbers next to a number, in the precision of `x`."""
-    steps = torch.arange(-_SEARCH, _SEARCH + 1, dtype=torch.float64, device=x.device)
-    return steps * torch.finfo(x.dtype).eps
+def reduced(angle: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Quarter turns q, and sin φ and tan(φ/2) of what is left of an angle: q·π/2 + φ, ``|φ|`` <= π/4.
+
+    The sine and the tangent belong together as :func:`rotate_columns_` says.
+
+    Parameters
+    ----------
+    angle : Tensor
+        Radians, finite.
+    dtype : torch.dtype
+        float32 or float64: what sine and tangent are to be rounded to.
+
+    Returns
+    -------
+    tuple of Tensor
+        The shape of `angle`; quarter turns 0, 1, 2 or 3 as float64, sine and tangent as `dtype`.
+    """
+    angle = angle.double()
+    quarter = torch.round(angle * (2 / math.pi))
+    sine = torch.sin(angle - quarter * (math.pi / 2)).unsqueeze(-1)
+    steps = torch.arange(-_SEARCH, _SEARCH + 1, dtype=torch.float64, device=angle.device)
+    sine = (sine + sine * (steps * torch.finfo(dtype).eps)).to(dtype)
+    exact = sine.double()
+    tangent = exact / (1 + torch.sqrt(1 - exact * exact))
+    best = (tangent - tangent.to(dtype).double()).abs().argmin(-1, keepdim=True)
+    sine, tangent = (part.gather(-1, best).squeeze(-1).to(dtype) for part in (sine, tangent))
+    return quarter.remainder(4), sine, tangent
 
 
 def column_index(x: Tensor, index: Tensor) -> Tensor:

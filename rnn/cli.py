@@ -12,10 +12,10 @@ import torch
 from geoopt.manifolds import Manifold
 
 from .. import __version__, manifolds
+from ..extras import extra
 from .checkpoint import CheckpointError
-from .experiment import OPTIMIZERS, SELECTIONS, TASKS
-from .extras import extra
-from .initialization import INITIALIZATIONS
+from .experiment import LAYERS, OPTIMIZERS, SELECTIONS, TASKS
+from .initialization import UNITARY_INITIALIZATIONS
 from .logs import MetricsError
 from .plotting import plot_losses
 from .recurrence import NONLINEARITIES
@@ -81,10 +81,10 @@ def _fail(message: str, status: int) -> int:
 @click.version_option(__version__, prog_name="givens")
 @click.pass_context
 def givens(ctx: click.Context) -> None:
-    """Train orthogonal recurrent networks by coordinate descent.
+    """Train orthogonal and unitary recurrent networks by coordinate descent.
 
-    The recurrent matrix W, of size d × d, stays orthogonal because it only ever turns: in a few
-    planes (SRCD, O(d) each), or along the whole Riemannian gradient (SRGD, O(d³)).
+    The recurrent matrix W, of size d × d, stays orthogonal, or unitary, because it only ever turns: in
+    a few planes (SRCD, O(d) each), or along the whole Riemannian gradient (SRGD, O(d³)).
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -142,9 +142,10 @@ def info() -> None:
         **{name: [version(name)] for name in ("torch", "geoopt", "numpy", "scipy")},
         "devices": devices,
         "tasks": TASKS,
+        "layers": LAYERS,
         "optimizers": OPTIMIZERS,
         "selections": SELECTIONS,
-        "initializations": INITIALIZATIONS,
+        "initializations": UNITARY_INITIALIZATIONS,
         "nonlinearities": NONLINEARITIES,
         "manifolds": geometries,
     }.items():

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from ..extras import extra
 from .atomic import atomic_write
-from .extras import extra
 
 Record: TypeAlias = dict[str, float]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..extras import extra
 from .atomic import atomic_write
-from .extras import extra
 from .logs import read_metrics
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import TracebackType
 
-from .extras import extra
+from ..extras import extra
 
 
 class ProgressBar:

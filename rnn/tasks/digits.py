@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..extras import extra
+from ...extras import extra
 from .task import Batch, batch_seed, require_at_least
 
 CLASSES = 10

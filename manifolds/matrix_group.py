@@ -1,0 +1,210 @@
+"""What the orthogonal, the unitary and their special groups have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from geoopt import ManifoldTensor
+from geoopt.utils import size2shape
+from torch import Tensor
+
+from .base import CoordinateManifold
+from .exponential import expm1
+from .logarithm import logarithm
+from .orthonormal import defect, orthonormalize_, polar_factor
+from .retractions import RETRACTIONS, exponential
+
+__all__ = ["MatrixGroup"]
+
+
+class MatrixGroup(CoordinateManifold):
+    """A group of orthogonal or unitary d×d matrices, with the metric ⟨ξ, ζ⟩ = Re tr(ξᴴζ).
+
+    A tangent vector at x is xΩ with Ω in the group's Lie algebra of skew matrices, Ω = −Ωᴴ. The metric is
+    invariant from both sides, so geodesics are x·expm(tΩ) (Edelman, Arias and Smith, 1998; Abrudan,
+    Eriksson and Koivunen, 2008), and whatever is here is written in terms of Ω = xᴴu. A subclass adds
+    random points and coordinates, and, where its Lie algebra is not that of all skew matrices, a
+    projection on it.
+
+    Points have shape ``(..., d, d)``.
+
+    Parameters
+    ----------
+    retraction : str
+        What :meth:`retr` does: a name in :attr:`retractions`.
+
+    Attributes
+    ----------
+    retractions : mapping
+        The retractions of the group; see :mod:`givens.manifolds.retractions`.
+    least_size : int
+        The least d.
+    """
+
+    ndim = 2
+    reversible = True
+    retractions: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = RETRACTIONS
+    least_size = 2
+
+    def __init__(self, retraction: str = "exponential") -> None:
+        super().__init__()
+        if retraction not in self.retractions:
+            raise ValueError(
+                f"retraction {retraction!r} is unknown; choose from {[*self.retractions]}"
+            )
+        self.retraction = retraction
+
+    def extra_repr(self) -> str:
+        """Show the retraction where it is not the exponential."""
+        return "" if self.retraction == "exponential" else f"retraction={self.retraction!r}"
+
+    # Points and tangent vectors
+
+    def origin(
+        self,
+        *size: int,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Identity matrices of shape ``(..., d, d)``; `seed` is ignored."""
+        shape, dtype = self._checked_size(*size, dtype=dtype)
+        identity = torch.eye(shape[-1], dtype=dtype, device=device)
+        return ManifoldTensor(identity.expand(shape).clone(), manifold=self)
+
+    def projx(self, x: Tensor) -> Tensor:
+        """Nearest point: the polar factor, by a singular value decomposition."""
+        self._assert_dtype(x.dtype)
+        return self._repaired(polar_factor(x))
+
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        """Orthogonal projection on the tangent space: x(xᴴu − uᴴx)/2, the paper's equation (7)."""
+        return x @ self._algebra(x.mH @ u)
+
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+        """Riemannian gradient: the projection of the Euclidean one."""
+        return self.proju(x, u)
+
+    def inner(
+        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
+    ) -> Tensor:
+        """⟨u, v⟩ = Re tr(uᴴv), shape ``(...)`` or ``(..., 1, 1)`` with `keepdim`; v = u by default."""
+        product = (u.conj() * (u if v is None else v)).sum((-2, -1), keepdim=keepdim).real
+        batch = torch.broadcast_shapes(x.shape[:-2], u.shape[:-2])
+        return product.expand((*batch, 1, 1) if keepdim else batch)
+
+    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
+        """‖u‖ = √tr(uᴴu), with the gradient 0 at u = 0."""
+        norm = torch.linalg.matrix_norm(u, keepdim=keepdim)
+        batch = torch.broadcast_shapes(x.shape[:-2], u.shape[:-2])
+        return norm.expand((*batch, 1, 1) if keepdim else batch)
+
+    # Maps
+
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
+        """Exp_x(u) = x·expm(xᴴu), the paper's equation (10)."""
+        return exponential(x, self._algebra(x.mH @ u))
+
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        """Log_x(y): the shortest tangent vector u with Exp_x(u) = y.
+
+        It is x times the principal logarithm of xᴴy, by one singular value decomposition and one
+        Hermitian eigendecomposition. The cut locus is an eigenvalue −1 of xᴴy, where there are several
+        shortest vectors, and one of them is returned.
+        """
+        return x @ self._log(x, y)
+
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
+        """Geodesic distance ‖Log_x(y)‖."""
+        return torch.linalg.matrix_norm(self._log(x, y), keepdim=keepdim)
+
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
+        """The retraction that the constructor names."""
+        return self.retractions[self.retraction](x, self._algebra(x.mH @ u))
+
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Left translation y(xᴴv): an isometry, though not Levi-Civita's parallel transport."""
+        return y @ (x.mH @ v)
+
+    def transp_follow_expmap(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Levi-Civita's parallel transport along Exp_x(tu) to t = 1.
+
+        For u = xA and v = xΩ it is x e^{A/2} Ω e^{A/2}.
+        """
+        half = expm1(self._algebra(x.mH @ u) / 2)
+        omega = self._algebra(x.mH @ v)
+        omega = omega + half @ omega
+        return x @ (omega + omega @ half)
+
+    def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Exp_x(u), and v transported along it as Levi-Civita does."""
+        return self.expmap(x, u), self.transp_follow_expmap(x, u, v)
+
+    def restore_(self, x: Tensor) -> Tensor:
+        """One Newton–Schulz step x ← x − x(xᴴx − I)/2, in place: two products, quadratic convergence."""
+        return orthonormalize_(x)
+
+    # Checks
+
+    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
+        if len(shape) >= 2 and shape[-1] == shape[-2] and shape[-1] >= self.least_size:
+            return True, None
+        return False, (
+            f"'{name}' has shape {tuple(shape)}; {self.name} expects (..., d, d) with "
+            f"d >= {self.least_size}"
+        )
+
+    def _check_point_on_manifold(
+        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
+        if x.dtype not in self.dtypes:
+            names = " and ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
+            return False, f"it is {x.dtype}; {self.name} works in {names}"
+        error = defect(x)
+        if error <= atol + rtol:
+            return True, None
+        return False, (
+            f"max |xᴴx − I| is {error:.1e}, allowed {atol + rtol:.1e}; "
+            f"{self.name}().projx(x) gives the nearest point"
+        )
+
+    def _check_vector_on_tangent(
+        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
+        a = x.detach().mH @ u.detach()
+        error = (a + a.mH).abs().amax((-2, -1))
+        allowed = atol + rtol * u.detach().abs().amax((-2, -1))
+        if bool((error.isfinite() & (error <= allowed)).all()):
+            return True, None
+        return False, (
+            f"max |xᴴu + uᴴx| is {float(error.max()):.1e}; {self.name}().proju(x, u) gives the "
+            "nearest tangent vector"
+        )
+
+    # Parts
+
+    def _checked_size(
+        self, *size: int, dtype: torch.dtype | None
+    ) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and type of new points; by default torch's default type, made complex where needed."""
+        shape = size2shape(*size)
+        self._assert_check_shape(shape, "x")
+        if dtype is None:
+            dtype = torch.get_default_dtype()
+            dtype = dtype.to_complex() if self.dtypes[0].is_complex else dtype
+        self._assert_dtype(dtype)
+        return shape, dtype
+
+    def _repaired(self, x: Tensor) -> Tensor:
+        """Points restored to the last digit; gradients pass as they are."""
+        rounded = x.detach()
+        return x + (self.restore_(rounded.clone()) - rounded)
+
+    def _algebra(self, a: Tensor) -> Tensor:
+        """The matrix of the Lie algebra nearest to `a`: its skew part."""
+        return (a - a.mH) / 2
+
+    def _log(self, x: Tensor, y: Tensor) -> Tensor:
+        """The matrix A of the Lie algebra with y = x·expm(A)."""
+        return logarithm(x.mH @ y)
