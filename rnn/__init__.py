@@ -1,15 +1,25 @@
-"""Recurrent networks with orthogonal recurrent matrices."""
+"""Recurrent networks with orthogonal or unitary recurrent matrices."""
 
 from . import tasks
 from .checkpoint import CheckpointError
-from .initialization import INITIALIZATIONS, haar, henaff_cayley, henaff_expm, identity
+from .initialization import (
+    INITIALIZATIONS,
+    UNITARY_INITIALIZATIONS,
+    haar,
+    henaff_cayley,
+    henaff_expm,
+    identity,
+    phases,
+)
 from .layer import OrthogonalRNN
 from .model import SequenceModel
 from .modrelu import ModReLU
 from .training import DivergenceError, InterruptedTraining, Trainer, evaluate
+from .unitary import UnitaryRNN
 
 __all__ = [
     "INITIALIZATIONS",
+    "UNITARY_INITIALIZATIONS",
     "CheckpointError",
     "DivergenceError",
     "InterruptedTraining",
@@ -17,10 +27,12 @@ __all__ = [
     "OrthogonalRNN",
     "SequenceModel",
     "Trainer",
+    "UnitaryRNN",
     "evaluate",
     "haar",
     "henaff_cayley",
     "henaff_expm",
     "identity",
+    "phases",
     "tasks",
 ]

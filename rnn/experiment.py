@@ -12,6 +12,7 @@ from ..optim import SRCD, SRGD, Block, Cyclic, GaussSouthwell, Uniform
 from .layer import OrthogonalRNN
 from .model import SequenceModel
 from .tasks import AddingProblem, CopyingMemory, PixelDigits, Task
+from .unitary import UnitaryRNN
 
 Settings = Mapping[str, Any]
 
@@ -21,6 +22,10 @@ TASKS: Mapping[str, Callable[..., Task]] = {
     "digits": PixelDigits,
 }
 TASK_SETTINGS = ("length", "letters", "permuted", "batch_size", "seed")
+LAYERS: Mapping[str, type[OrthogonalRNN] | type[UnitaryRNN]] = {
+    "orthogonal": OrthogonalRNN,
+    "unitary": UnitaryRNN,
+}
 OPTIMIZERS = ("srcd", "srgd", "frozen")
 RULES: Mapping[str, Callable[[], Any]] = {"uniform": Uniform, "gauss-southwell": GaussSouthwell}
 SELECTIONS = ("uniform", "cyclic", "gauss-southwell", "block")
@@ -41,34 +46,35 @@ def make_task(settings: Settings) -> Task:
 
 
 def make_model(settings: Settings, task: Task) -> SequenceModel:
-    """Make an orthogonal RNN with a readout that fits the task."""
-    rnn = OrthogonalRNN(
+    """Make an orthogonal or unitary RNN with a readout that fits the task."""
+    dtype = DTYPES[settings["dtype"]]
+    rnn = LAYERS[settings["rnn"]](
         task.input_size,
         settings["hidden_size"],
         nonlinearity=settings["nonlinearity"],
         init=settings["init"],
         device=settings["device"],
-        dtype=DTYPES[settings["dtype"]],
+        dtype=dtype.to_complex() if settings["rnn"] == "unitary" else dtype,
     )
     return SequenceModel(rnn, task.output_size, task.readout)
 
 
 def make_optimizers(settings: Settings, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-    """Make one optimizer for the orthogonal matrices, unless they are frozen, and one for the rest.
+    """Make one optimizer for the recurrent matrices, unless they are frozen, and one for the rest.
 
     Frozen matrices ask for no gradient from here on.
     """
-    orthogonal = [p for p in model.parameters() if isinstance(p, ManifoldParameter)]
+    on_manifold = [p for p in model.parameters() if isinstance(p, ManifoldParameter)]
     others = [p for p in model.parameters() if not isinstance(p, ManifoldParameter)]
     optimizers = [OTHER_OPTIMIZERS[settings["other_optimizer"]](others, lr=settings["other_lr"])]
     if settings["optimizer"] == "frozen":
-        for parameter in orthogonal:
+        for parameter in on_manifold:
             parameter.requires_grad_(False)
     elif settings["optimizer"] == "srgd":
-        optimizers.insert(0, SRGD(orthogonal, settings["lr"], momentum=settings["momentum"]))
+        optimizers.insert(0, SRGD(on_manifold, settings["lr"], momentum=settings["momentum"]))
     else:
         selection = make_selection(settings)
-        optimizers.insert(0, SRCD(orthogonal, settings["lr"], selection, seed=settings["seed"]))
+        optimizers.insert(0, SRCD(on_manifold, settings["lr"], selection, seed=settings["seed"]))
     return optimizers
 
 

@@ -1,7 +1,8 @@
-"""Orthogonal matrices from which a recurrent network may start.
+"""Orthogonal and unitary matrices from which a recurrent network may start.
 
-Every function takes the size d and returns one d×d matrix. ``INITIALIZATIONS`` gives them their
-names in the layer and on the command line; any function with the same signature may stand in.
+Every function takes the size d and returns one d×d matrix. ``INITIALIZATIONS`` and
+``UNITARY_INITIALIZATIONS`` give them their names in the layers and on the command line; any function
+with the same signature may stand in.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..manifolds import OrthogonalGroup
+from ..manifolds import OrthogonalGroup, UnitaryGroup
 
 __all__ = [
     "INITIALIZATIONS",
+    "UNITARY_INITIALIZATIONS",
     "Initialization",
     "haar",
     "henaff_cayley",
     "henaff_expm",
     "identity",
+    "phases",
 ]
 
 
 class Initialization(Protocol):
-    """A function that makes an orthogonal d×d matrix."""
+    """A function that makes an orthogonal d×d matrix, or a unitary one if `dtype` is complex."""
 
     def __call__(
         self,
@@ -72,8 +75,8 @@ def henaff_cayley(
     -----
     O(d) arithmetic, no linear solve. The blocks are those of Henaff, Szlam and LeCun (2016).
     """
-    s = _henaff_angles(d, dtype, device, generator)
-    return _block_rotations(d, (1 - s) * (1 + s) / (1 + s * s), -2 * s / (1 + s * s))
+    s = _uniform_angles(_checked_size(d) // 2, dtype, device, generator)
+    return _block_rotations(d, (1 - s) * (1 + s) / (1 + s * s), -2 * s / (1 + s * s), dtype)
 
 
 def henaff_expm(
@@ -105,8 +108,8 @@ def henaff_expm(
     -----
     O(d) arithmetic. Lezcano-Casado and Martínez-Rubio (2019).
     """
-    s = _henaff_angles(d, dtype, device, generator)
-    return _block_rotations(d, torch.cos(s), torch.sin(s))
+    s = _uniform_angles(_checked_size(d) // 2, dtype, device, generator)
+    return _block_rotations(d, torch.cos(s), torch.sin(s), dtype)
 
 
 def haar(
@@ -116,7 +119,9 @@ def haar(
     device: torch.device | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Matrix drawn uniformly from O(d): either determinant, each with probability 1/2.
+    """Matrix drawn uniformly from O(d), or from U(d) if `dtype` is complex.
+
+    On O(d) either determinant, 1 and −1, has probability 1/2.
 
     Parameters
     ----------
@@ -132,11 +137,12 @@ def haar(
 
     Notes
     -----
-    O(d³), by :meth:`OrthogonalGroup.random <givens.manifolds.OrthogonalGroup.random>`.
+    O(d³), by :meth:`OrthogonalGroup.random <givens.manifolds.OrthogonalGroup.random>` or
+    :meth:`UnitaryGroup.random <givens.manifolds.UnitaryGroup.random>`.
     """
-    W = OrthogonalGroup().random(
-        _checked_size(d), d, dtype=dtype, device=device, generator=generator
-    )
+    is_complex = dtype is not None and dtype.is_complex
+    group = UnitaryGroup() if is_complex else OrthogonalGroup()
+    W = group.random(_checked_size(d), d, dtype=dtype, device=device, generator=generator)
     return W.detach()
 
 
@@ -166,6 +172,48 @@ def identity(
     return torch.eye(_checked_size(d), dtype=dtype, device=device)
 
 
+def phases(
+    d: int,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Diagonal matrix of random phases e^{iθ}, θ ~ U[−π, π].
+
+    The eigenvalues are spread evenly over the unit circle. It is what :func:`henaff_expm` becomes
+    over the complex numbers, where a rotation is diagonal in the right basis, but for the tie of
+    each eigenvalue to its conjugate.
+
+    Parameters
+    ----------
+    d : int
+        Number of rows and columns.
+    dtype, device, generator
+        As in :func:`torch.randn`; a complex `dtype`, by default that of the precision of
+        ``torch.get_default_dtype()``.
+
+    Returns
+    -------
+    Tensor
+        Shape (d, d).
+
+    Raises
+    ------
+    TypeError
+        If `dtype` is real.
+
+    Notes
+    -----
+    O(d) arithmetic. The diagonal factors of Arjovsky, Shah and Bengio (2016) are drawn so.
+    """
+    dtype = torch.get_default_dtype().to_complex() if dtype is None else dtype
+    if not dtype.is_complex:
+        raise TypeError(f"a matrix of phases is complex, but dtype is {dtype}")
+    theta = _uniform_angles(_checked_size(d), dtype, device, generator)
+    return torch.diag(torch.polar(torch.ones_like(theta), theta))
+
+
 INITIALIZATIONS: Mapping[str, Initialization] = MappingProxyType(
     {
         "henaff-cayley": henaff_cayley,
@@ -175,6 +223,10 @@ INITIALIZATIONS: Mapping[str, Initialization] = MappingProxyType(
     }
 )
 
+UNITARY_INITIALIZATIONS: Mapping[str, Initialization] = MappingProxyType(
+    {"phases": phases, **INITIALIZATIONS}
+)
+
 
 def _checked_size(d: int) -> int:
     if d < 2:
@@ -182,20 +234,20 @@ def _checked_size(d: int) -> int:
     return d
 
 
-def _henaff_angles(
-    d: int,
+def _uniform_angles(
+    n: int,
     dtype: torch.dtype | None,
     device: torch.device | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Draw the entry s of each of the ⌊d/2⌋ blocks from U[−π, π]."""
-    s = torch.empty(_checked_size(d) // 2, dtype=dtype, device=device)
+    """Draw n real numbers from U[−π, π], in the precision of a type that may be complex."""
+    s = torch.empty(n, dtype=None if dtype is None else dtype.to_real(), device=device)
     return s.uniform_(-math.pi, math.pi, generator=generator)
 
 
-def _block_rotations(d: int, cosine: Tensor, sine: Tensor) -> Tensor:
+def _block_rotations(d: int, cosine: Tensor, sine: Tensor, dtype: torch.dtype | None) -> Tensor:
     """Put the blocks ((c, s), (−s, c)) on the diagonal of the identity."""
-    W = torch.eye(d, dtype=cosine.dtype, device=cosine.device)
+    W = torch.eye(d, dtype=dtype, device=cosine.device)
     even = d - d % 2
     W.diagonal()[:even] = cosine.repeat_interleave(2)
     W.diagonal(1)[::2] = sine

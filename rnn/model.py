@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,10 +14,14 @@ class SequenceModel(nn.Module):
     The readout weight is He normal and its bias 0 (Massart & Abrol, section 4); the recurrent layer
     is initialized by itself, and starts from h(0) = 0.
 
+    A complex state of d entries is read as 2d real features, the real and the imaginary part of each
+    entry side by side: ``torch.view_as_real(h).flatten(-2)``. The output is real.
+
     Parameters
     ----------
     rnn : nn.Module
-        A recurrent layer of one direction: `OrthogonalRNN`, or `torch.nn.RNN`, ``GRU``, ``LSTM``.
+        A recurrent layer of one direction: `OrthogonalRNN`, `UnitaryRNN`, or `torch.nn.RNN`, ``GRU``,
+        ``LSTM``.
     output_size : int
         Features of the output.
     readout : {"every", "last"}
@@ -32,10 +37,10 @@ class SequenceModel(nn.Module):
         weight = next(rnn.parameters())
         self.rnn = rnn
         self.linear = nn.Linear(
-            int(rnn.hidden_size),  # type: ignore[arg-type]
+            int(rnn.hidden_size) * (2 if weight.is_complex() else 1),  # type: ignore[arg-type]
             output_size,
             device=weight.device,
-            dtype=weight.dtype,
+            dtype=weight.dtype.to_real(),
         )
         self.readout = readout
         self.reset_parameters()
@@ -55,5 +60,7 @@ class SequenceModel(nn.Module):
         hidden, _ = self.rnn(input)
         if self.readout == "last":
             hidden = hidden[:, -1] if self.rnn.batch_first else hidden[-1]
+        if hidden.is_complex():
+            hidden = torch.view_as_real(hidden).flatten(-2)
         output: Tensor = self.linear(hidden)
         return output

@@ -9,18 +9,18 @@ __all__ = ["ModReLU", "modrelu"]
 
 
 def modrelu(z: Tensor, bias: Tensor) -> Tensor:
-    """Shift the magnitude of every entry, keep its sign: ``sign(z)·relu(|z| + b)``.
+    """Shift the magnitude of every entry, keep its sign or phase: ``z/|z|·relu(|z| + b)``.
 
-    The function is odd. A positive bias makes it jump at 0, where it takes the value in the
-    middle, modReLU(0) = 0, because sign(0) = 0; its derivatives there are taken as 0. With a
-    zero bias it is the identity.
+    The function is odd and, for complex `z`, commutes with every change of phase. A positive bias
+    makes it jump at 0, where it takes the value in the middle, modReLU(0) = 0; its derivatives there,
+    of any order, are taken as 0. With a zero bias it is the identity.
 
     Parameters
     ----------
     z : Tensor
-        Pre-activation, shape (..., d).
+        Pre-activation, real or complex, shape (..., d).
     bias : Tensor
-        One bias b for each of the d units, shape (d,), or any shape that broadcasts with `z`.
+        One real bias b for each of the d units, shape (d,), or any shape that broadcasts with `z`.
 
     Returns
     -------
@@ -32,18 +32,26 @@ def modrelu(z: Tensor, bias: Tensor) -> Tensor:
     Introduced for unitary networks by Arjovsky, Shah and Bengio (2016); the nonlinearity of the
     paper's experiments (section 5.2).
     """
-    return torch.sign(z) * torch.relu(torch.abs(z) + bias)
+    if not z.is_complex():
+        return torch.sign(z) * torch.relu(torch.abs(z) + bias)
+    # At 0, and with torch's formulas also where |z| is a subnormal number, z/|z| or a derivative of
+    # it is not finite: something else is computed and differentiated there.
+    origin = torch.abs(z) <= torch.finfo(z.dtype).tiny
+    z = torch.where(origin, 1, z)
+    return torch.where(origin, 0, torch.sgn(z) * torch.relu(torch.abs(z) + bias))
 
 
 class ModReLU(nn.Module):
-    """The activation ``sign(z)·relu(|z| + b)`` with a trainable bias for every unit.
+    """The activation ``z/|z|·relu(|z| + b)`` with a trainable bias for every unit.
+
+    It takes real and complex input; the bias is real.
 
     Parameters
     ----------
     hidden_size : int
         Number d of units, the last dimension of the input.
     device, dtype
-        Where and in what precision to make the bias, as in every torch module.
+        Where and in what precision to make the bias, as in every torch module: a real type.
 
     Attributes
     ----------

@@ -17,6 +17,7 @@ from rich.table import Table
 from .checkpoint import load_checkpoint
 from .experiment import (
     DTYPES,
+    LAYERS,
     OPTIMIZERS,
     OTHER_OPTIMIZERS,
     RULES,
@@ -26,9 +27,9 @@ from .experiment import (
     make_task,
     set_rates,
 )
-from .initialization import INITIALIZATIONS
+from .initialization import UNITARY_INITIALIZATIONS
 from .plotting import plot_losses
-from .recurrence import NONLINEARITIES
+from .recurrence import COMPLEX_NONLINEARITIES, NONLINEARITIES
 from .training import InterruptedTraining, Trainer
 
 # Options of one call of the command; all others are settings of the run, and kept with it.
@@ -87,10 +88,17 @@ def training_options(
     positive = click.IntRange(min=1)
     options = [
         click.option(
+            "--rnn",
+            type=click.Choice(list(LAYERS)),
+            default="orthogonal",
+            help="The recurrent matrix W. unitary: complex, as is the state; the readout sees real and "
+            "imaginary parts.",
+        ),
+        click.option(
             "--optimizer",
             type=click.Choice(OPTIMIZERS),
             default="srcd",
-            help="How W moves. srcd: along one or several coordinates, each a plane rotation of "
+            help="How W moves. srcd: along one or several coordinates, each a rotation of two columns, "
             "O(d). srgd: along the whole Riemannian gradient, an exponential of O(d³). "
             "frozen: not at all, the control that the others have to beat.",
         ),
@@ -106,7 +114,7 @@ def training_options(
             "--block-fraction",
             type=click.FloatRange(0, 1, min_open=True),
             default=0.005,
-            help="(block) Share of the d(d − 1)/2 coordinates that a step moves.",
+            help="(block) Share of the d(d − 1)/2 coordinates (unitary: d²) that a step moves.",
         ),
         click.option(
             "--block-size", type=positive, help="(block) Their number, instead of the share."
@@ -145,15 +153,16 @@ def training_options(
         ),
         click.option(
             "--init",
-            type=click.Choice(list(INITIALIZATIONS)),
-            default="henaff-cayley",
-            help="How W is drawn. The paper has henaff-cayley, expRNN henaff-expm.",
+            type=click.Choice(list(UNITARY_INITIALIZATIONS)),
+            show_default=", or if unitary ".join(layer.default_init for layer in LAYERS.values()),
+            help="How W is drawn. The paper has henaff-cayley, expRNN henaff-expm. phases are for a "
+            "unitary W only.",
         ),
         click.option(
             "--nonlinearity",
             type=click.Choice(NONLINEARITIES),
             default="modrelu",
-            help="Of the recurrence.",
+            help="Of the recurrence. For a unitary W: " + ", ".join(COMPLEX_NONLINEARITIES) + ".",
         ),
         click.option(
             "--iterations", type=positive, default=iterations, help="Steps to train, in all."
@@ -174,7 +183,8 @@ def training_options(
         click.option(
             "--run-dir",
             type=click.Path(path_type=Path),
-            help="Folder of the run.  [default: runs/TASK-OPTIMIZER-SELECTION]",
+            help="Folder of the run.  [default: runs/TASK-OPTIMIZER-SELECTION, or with a unitary W "
+            "runs/TASK-unitary-OPTIMIZER-SELECTION]",
         ),
         click.option(
             "--resume",
@@ -288,6 +298,7 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
     try:
         task = make_task(settings)
         model = make_model(settings, task)
+        check_block(ctx, settings, model)
         optimizers = make_optimizers(settings, model)
     except ValueError as error:
         raise click.UsageError(str(error), ctx) from error
@@ -332,15 +343,17 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
 
 
 def default_run_dir(settings: Settings) -> Path:
-    """Name a folder after the task and the optimizer."""
+    """Name a folder after the task, the layer where it is not orthogonal, and the optimizer."""
     parts = [settings["task"], settings["optimizer"]]
+    if settings["rnn"] != "orthogonal":
+        parts.insert(1, settings["rnn"])
     if settings["optimizer"] == "srcd":
         parts.append(settings["selection"])
     return Path("runs", "-".join(parts))
 
 
 def check_settings(ctx: click.Context, settings: Settings, given: set[str]) -> None:
-    """Refuse settings that would have no effect, and blocks that are too large."""
+    """Refuse settings that would have no effect, and settle those that depend on others."""
     for name in [name for name in NEEDS if name in given]:
         for other, value in NEEDS[name].items():
             if settings[other] != value:
@@ -353,17 +366,25 @@ def check_settings(ctx: click.Context, settings: Settings, given: set[str]) -> N
         if "block_fraction" in given:
             raise click.UsageError("give --block-fraction or --block-size, not both", ctx)
         settings["block_fraction"] = None
-    if settings["optimizer"] == "srcd" and settings["selection"] == "block":
-        d = settings["hidden_size"]
-        total = d * (d - 1) // 2
-        size = settings["block_size"] or max(1, round(settings["block_fraction"] * total))
-        most = d // 2 if settings["disjoint"] else total
-        if size > most:
-            raise click.UsageError(
-                f"a block of {size} coordinates is too large: with --hidden-size {d} there are "
-                f"{most}{' disjoint ones' if settings['disjoint'] else ''}; lower --block-size",
-                ctx,
-            )
+    if settings["init"] is None:
+        settings["init"] = LAYERS[settings["rnn"]].default_init
+
+
+def check_block(ctx: click.Context, settings: Settings, model: torch.nn.Module) -> None:
+    """Refuse a block that is larger than the recurrent matrix has coordinates."""
+    if settings["optimizer"] != "srcd" or settings["selection"] != "block":
+        return
+    d = settings["hidden_size"]
+    (W,) = (p for p in model.parameters() if isinstance(p, ManifoldParameter))
+    total = W.manifold.num_coordinates(W)
+    size = settings["block_size"] or max(1, round(settings["block_fraction"] * total))
+    most = d // 2 if settings["disjoint"] else total
+    if size > most:
+        raise click.UsageError(
+            f"a block of {size} coordinates is too large: with --hidden-size {d} there are "
+            f"{most}{' disjoint ones' if settings['disjoint'] else ''}; lower --block-size",
+            ctx,
+        )
 
 
 def resumed_settings(
@@ -403,9 +424,10 @@ def table_of_results(trainer: Trainer, results: dict[str, float]) -> Table:
     table.add_row("test loss / baseline", f"{results['test loss'] / task.baseline:.4g}")
     for parameter in trainer.model.parameters():
         if isinstance(parameter, ManifoldParameter):
-            W = parameter.detach().double()
-            error = (W.mT @ W - torch.eye(len(W), dtype=W.dtype, device=W.device)).abs().max()
-            table.add_row("max |WᵀW − I|", f"{error:.1e}")
+            W = parameter.detach()
+            W = W.to(torch.promote_types(W.dtype, torch.float64))
+            error = (W.mH @ W - torch.eye(len(W), dtype=W.dtype, device=W.device)).abs().max()
+            table.add_row(f"max |W{'ᴴ' if W.is_complex() else 'ᵀ'}W − I|", f"{error:.1e}")
     table.add_row("time", f"{trainer.seconds:.1f} s")
     table.add_section()
     for kind, name in {

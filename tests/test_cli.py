@@ -116,6 +116,47 @@ def test_w_moves_on_the_group_unless_frozen(folder, moving, other, expected):
 
 
 @pytest.mark.parametrize(
+    ("moving", "dtype"),
+    [
+        ("--lr 0.1", torch.complex64),
+        ("--optimizer srgd --lr 0.1 --dtype float64 --init henaff-expm", torch.complex128),
+        ("--selection uniform --lr 0.1 --nonlinearity identity", torch.complex64),
+        ("--block-size 4 --disjoint --lr 0.1 --other-optimizer adam", torch.complex64),
+        ("--block-size 64 --other-optimizer sgd", torch.complex64),  # all d² coordinates
+    ],
+)
+def test_unitary_network(folder, capsys, moving, dtype):
+    unitary = f"{COPYING} --rnn unitary {moving}"
+    assert run(f"{unitary} --run-dir whole") == 0
+    assert "max |WᴴW − I|" in capsys.readouterr().out
+    assert run(f"{unitary} --iterations 7 --run-dir parts") == 0
+    start = recurrent_weight(folder / "parts")
+    assert run("train copying --run-dir parts --resume --iterations 12") == 0
+    whole, parts = (load_checkpoint(folder / name / "checkpoint.pt") for name in ("whole", "parts"))
+    for name, value in whole["model"].items():
+        assert torch.equal(value, parts["model"][name])
+    assert repr(whole["optimizers"]) == repr(parts["optimizers"])
+    assert whole["config"] == parts["config"]
+    assert whole["config"]["rnn"] == "unitary"
+    assert losses(folder / "whole") == losses(folder / "parts")
+    W = recurrent_weight(folder / "whole")
+    assert W.dtype == dtype
+    assert (W - start).abs().max() > 1e-5
+    assert (W.mH @ W - torch.eye(8)).abs().max() < 1e-6
+
+
+def test_frozen_unitary_network_keeps_its_matrix(folder):
+    frozen = f"{COPYING} --rnn unitary --optimizer frozen"
+    assert run(f"{frozen} --iterations 1") == 0
+    run_dir = folder / "runs" / "copying-unitary-frozen"
+    start = recurrent_weight(run_dir)
+    assert load_checkpoint(run_dir / "checkpoint.pt")["config"]["init"] == "phases"
+    assert run(f"{frozen} --overwrite") == 0
+    assert torch.equal(recurrent_weight(run_dir), start)
+    assert (start - torch.diag(start.diagonal())).abs().max() == 0
+
+
+@pytest.mark.parametrize(
     ("command", "metric"),
     [
         ("train adding --length 4", "test within 0.04"),
@@ -243,7 +284,15 @@ def test_plot_errors(folder, capsys):
 def test_info_lists_what_there_is(capsys):
     assert run("info") == 0
     shown = capsys.readouterr().out
-    for part in (givens.__version__, torch.__version__, "copying", "cyclic", "OrthogonalGroup"):
+    for part in (
+        givens.__version__,
+        torch.__version__,
+        "copying",
+        "cyclic",
+        "OrthogonalGroup",
+        "unitary",
+        "phases",
+    ):
         assert part in shown
 
 
@@ -290,6 +339,10 @@ def test_version(capsys):
             "train copying --hidden-size 8 --block-size 5 --disjoint",
             ["a block of 5 coordinates is too large", "there are 4 disjoint ones"],
         ),
+        ("train copying --hidden-size 8 --rnn unitary --block-size 65", ["65", "there are 64"]),
+        ("train copying --rnn unitary --nonlinearity tanh", ["'tanh' is not for complex states"]),
+        ("train copying --init phases", ["'phases'; choose one of henaff-cayley"]),
+        ("train copying --rnn quaternion", ["'quaternion' is not one of 'orthogonal', 'unitary'"]),
         ("train digits --batch-size 1438", ["batch_size must be at most 1437"]),
         ("train adding --length 1", ["--length"]),
     ],
@@ -322,6 +375,7 @@ def test_resume_errors(folder, capsys):
         capsys, f"train copying {resume} --length 4", 2, "started with --length 3", "change to 4"
     )
     check_error(capsys, f"train copying {resume} --optimizer srgd", 2, "--optimizer srcd")
+    check_error(capsys, f"train copying {resume} --rnn unitary", 2, "--rnn orthogonal")
     check_error(capsys, f"train copying {resume} --iterations 7", 2, "at step 12 already")
     checkpoint = folder / "run" / "checkpoint.pt"
     good = checkpoint.read_bytes()

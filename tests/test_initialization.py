@@ -10,9 +10,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from givens.rnn.initialization import INITIALIZATIONS, haar, henaff_cayley, henaff_expm, identity
+from givens.rnn.initialization import (
+    INITIALIZATIONS,
+    UNITARY_INITIALIZATIONS,
+    haar,
+    henaff_cayley,
+    henaff_expm,
+    identity,
+    phases,
+)
 
 every = pytest.mark.parametrize("init", INITIALIZATIONS.values(), ids=INITIALIZATIONS.keys())
+every_unitary = pytest.mark.parametrize(
+    "init", UNITARY_INITIALIZATIONS.values(), ids=UNITARY_INITIALIZATIONS.keys()
+)
 seeds = st.integers(0, 2**31)
 sizes = st.integers(2, 40)
 
@@ -38,6 +49,25 @@ def test_orthogonal(init, d, seed):
         assert (W.double().T @ W.double() - torch.eye(d)).abs().max() < tolerance
 
 
+@every_unitary
+@given(d=sizes, seed=seeds)
+def test_unitary(init, d, seed):
+    for dtype, tolerance in ((torch.complex128, 1e-14), (torch.complex64, 1e-6)):
+        W = init(d, dtype=dtype, generator=generator(seed))
+        assert type(W) is torch.Tensor
+        assert W.dtype == dtype
+        assert W.shape == (d, d)
+        gram = W.to(torch.complex128).mH @ W.to(torch.complex128)
+        assert (gram - torch.eye(d)).abs().max() < tolerance
+        assert torch.equal(init(d, dtype=dtype, generator=generator(seed)), W)
+        if init in (phases, haar):
+            assert (W.imag.abs() > 1e-3).any()
+        else:
+            assert torch.equal(
+                W, init(d, dtype=dtype.to_real(), generator=generator(seed)).to(dtype)
+            )
+
+
 @every
 def test_default_arguments(init):
     torch.manual_seed(3)
@@ -51,7 +81,7 @@ def test_default_arguments(init):
     assert init(7, device=torch.device("cpu")).device.type == "cpu"
 
 
-@every
+@pytest.mark.parametrize("init", [*INITIALIZATIONS.values(), phases])
 @pytest.mark.parametrize("d", [1, 0])
 def test_too_small(init, d):
     with pytest.raises(ValueError, match=f"at least 2, got {d}"):
@@ -120,6 +150,29 @@ class TestHaar:
         positive = (torch.linalg.det(draws) > 0).double().mean().item()
         assert positive == pytest.approx(0.5, abs=2.5 / n**0.5)
 
+    def test_unitary_moments(self):
+        # Of a Haar unitary matrix: E W_ij = 0, E |W_ij|² = 1/d, E |tr W|² = 1, E (tr W)² = 0.
+        g, d, n = generator(0), 6, 1000
+        draws = torch.stack([haar(d, dtype=torch.complex128, generator=g) for _ in range(n)])
+        assert draws.mean(0).abs().max() < 5 / (d * n) ** 0.5
+        assert (draws.abs().square().mean(0) - 1 / d).abs().max() < 0.04
+        traces = draws.diagonal(dim1=1, dim2=2).sum(1)
+        assert traces.abs().square().mean().item() == pytest.approx(1, abs=0.2)
+        assert traces.square().mean().abs() < 0.2
+
+
+class TestPhases:
+    def test_are_uniform(self):
+        W = phases(6000, dtype=torch.complex128, generator=generator(0))
+        assert W.count_nonzero() == 6000
+        uniform = scipy.stats.uniform(-math.pi, 2 * math.pi)
+        assert scipy.stats.kstest(W.diagonal().angle().numpy(), uniform.cdf).pvalue > 1e-3
+
+    def test_default_dtype_and_refusal(self):
+        assert phases(3).dtype == torch.complex64
+        with pytest.raises(TypeError, match=r"complex, but dtype is torch\.float32"):
+            phases(3, dtype=torch.float32)
+
 
 def test_identity():
     assert torch.equal(identity(4), torch.eye(4))
@@ -127,3 +180,4 @@ def test_identity():
 
 def test_names():
     assert list(INITIALIZATIONS) == ["henaff-cayley", "henaff-expm", "haar", "identity"]
+    assert dict(UNITARY_INITIALIZATIONS) == {"phases": phases, **INITIALIZATIONS}
