@@ -3,6 +3,7 @@
 import math
 from itertools import product
 
+import geoopt
 import pytest
 import torch
 from hypothesis import given
@@ -167,6 +168,96 @@ def test_the_geometry_is_flat(batch, point, dtype, noise: Noise):
     assert space.inner(x, u, v).shape == batch
 
 
+@given(batch_shapes, point_shapes, dtypes, noises)
+def test_the_metric_broadcasts_and_keeps_dimensions(batch, point, dtype, noise: Noise):
+    """Vectors without a batch are vectors at every point of one; there may be no point at all."""
+    space = Euclidean(len(point))
+    ones = (1,) * len(point)
+    x, y, v = (noise.normal(*batch, *point, dtype=dtype) for _ in range(3))
+    u = noise.normal(*point, dtype=dtype)
+    limit = 100 * torch.finfo(dtype).eps
+    dims = tuple(range(-len(point), 0))
+    for points in ((x, y, v), tuple(z[None][:0] for z in (x, y, v))):
+        a, b, w = points
+        shape = a.shape[: a.dim() - len(point)]
+        results = {
+            "inner": (space.inner(a, u, w), (u * w).sum(dims)),
+            "norm": (space.norm(a, u), u.square().sum(dims).sqrt().expand(shape)),
+            "dist": (space.dist(a, b), (a - b).square().sum(dims).sqrt()),
+            "dist2": (space.dist2(a, b), (a - b).square().sum(dims)),
+        }
+        for result, expected in results.values():
+            assert result.shape == shape
+            assert error(result, expected) <= limit
+        for result in (
+            space.inner(a, u, w, keepdim=True),
+            space.norm(a, u, keepdim=True),
+            space.dist(a, b, keepdim=True),
+        ):
+            assert result.shape == (*shape, *ones)
+        for vector in (space.proju(a, u), space.egrad2rgrad(a, u), space.transp(a, b, u)):
+            assert torch.equal(vector, u.expand_as(a))
+        assert torch.equal(space.component_inner(a, u, w), u * w)
+
+
+@given(batch_shapes, point_shapes, dtypes)
+def test_random_points_are_normal_and_repeat_with_their_generator(batch, point, dtype):
+    space = Euclidean(len(point))
+
+    def draw(seed, **options):
+        generator = torch.Generator().manual_seed(seed)
+        return space.random(*batch, *point, dtype=dtype, generator=generator, **options)
+
+    x = draw(1)
+    assert (x.shape, x.dtype, x.manifold) == ((*batch, *point), dtype, space)
+    expected = torch.randn((*batch, *point), dtype=dtype, generator=Noise(1).generator)
+    assert torch.equal(x, expected)
+    assert error(draw(1, mean=2.0, std=0.5), 2 + 0.5 * expected) <= 4 * torch.finfo(dtype).eps
+    assert not torch.equal(draw(2), x)
+
+
+def test_geoopt_s_space_has_no_norm_in_three_dimensions_and_no_empty_batch():
+    x = torch.zeros(2, 3, 4)
+    for name in ("norm", "dist"):
+        with pytest.raises(RuntimeError, match="2-tuple"):
+            getattr(geoopt.Euclidean(3), name)(x, x)
+        assert float(getattr(Euclidean(3), name)(x, x)) == 0.0
+    for name in ("inner", "proju", "egrad2rgrad"):
+        with pytest.raises(RuntimeError, match="must match"):
+            getattr(geoopt.Euclidean(2), name)(x[:0], x[:0])
+        assert getattr(Euclidean(2), name)(x[:0], x[:0]).shape[0] == 0
+
+
+def test_geoopt_s_space_takes_a_norm_for_one_point_and_anything_for_a_point():
+    x = torch.zeros(5, 3)
+    u = torch.ones(3)
+    assert geoopt.Euclidean(1).norm(x, u).shape == ()
+    assert geoopt.Euclidean(1).inner(x, u).shape == Euclidean(1).norm(x, u).shape == (5,)
+    for bad in (torch.full((3,), torch.nan), torch.tensor([math.inf]), torch.ones(3).long()):
+        assert geoopt.Euclidean(1).check_point_on_manifold(bad)
+        assert not Euclidean(1).check_point_on_manifold(bad)
+    assert not Euclidean(1).check_vector_on_tangent(u, u * math.nan)
+
+
+def test_norm_and_distance_have_a_gradient_at_zero():
+    x = torch.ones(2, 3, 4, requires_grad=True)
+    u = torch.zeros(2, 3, 4, requires_grad=True)
+    for value, tensor in (
+        (Euclidean(2).norm(x, u), u),
+        (Euclidean(3).norm(x, u), u),
+        (Euclidean(2).dist(x, x.detach()), x),
+    ):
+        (gradient,) = torch.autograd.grad(value.sum(), tensor)
+        assert not gradient.any()
+
+
+def test_geoopt_s_scaled_still_finds_the_arguments():
+    """It rescales ``std`` by its name."""
+    torch.manual_seed(0)
+    x = geoopt.Scaled(Euclidean(), 2.0).random(1000, dtype=torch.float64)
+    assert 0.4 < float(x.std()) < 0.6
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_move_never_waits_for_the_device(dtype):
     """A meta tensor has no data, so whatever reads any raises."""
@@ -206,6 +297,26 @@ def test_blocks_that_cannot_be(error_type, match, block):
         with pytest.raises(error_type, match=match):
             call()
     assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("block", [coordinates(0, 11), All()])
+def test_times_and_gradients_that_cannot_be(block):
+    space = Euclidean(2)
+    x = Noise(0).normal(3, 4)
+    kept = x.clone()
+    for t, error_type in ((torch.ones(5).double(), ValueError), (torch.ones(2).long(), TypeError)):
+        with pytest.raises(error_type, match="times"):
+            space.move_(x, block, t)
+    for egrad in (x.float(), x[:2]):
+        with pytest.raises(TypeError, match="egrad is"):
+            space.derivatives(x, egrad, block)
+    with pytest.raises(TypeError, match="float32 and float64"):
+        space.move_(x.bfloat16(), block, torch.ones(()))
+    assert torch.equal(x, kept)
+    half = torch.tensor(0.5, dtype=torch.float64)
+    expected = x.clone().flatten()
+    expected[block.index if isinstance(block, Coordinates) else slice(None)] += 0.5
+    assert torch.equal(space.move(x, block, half).flatten(), expected)
 
 
 @pytest.mark.parametrize("ndim", [0, -1])

@@ -1,0 +1,193 @@
+"""All manifolds with coordinates pass the kit, and the optimizers descend on all of them."""
+
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from geoopt import ManifoldParameter
+
+from givens.manifolds import (
+    All,
+    CoordinateManifold,
+    Euclidean,
+    Grassmann,
+    Oblique,
+    OrthogonalGroup,
+    Power,
+    Product,
+    Scaled,
+    SpecialOrthogonalGroup,
+    SpecialUnitaryGroup,
+    Sphere,
+    Stiefel,
+    UnitaryGroup,
+)
+from givens.manifolds.testing import check_manifold
+from givens.optim import SRCD, SRGD, Block, Cyclic, GaussSouthwell, Uniform
+
+ROOT = Path(__file__).parents[1]
+
+
+def example(name):
+    """A module of the docs' examples, where pickle finds it."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "examples" / f"{name}.py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def of_subspace(x):
+    """A smooth function of the span of the columns, by the projection x·xᵀ on it."""
+    n = x.shape[-2]
+    weight = torch.arange(1.0, n * n + 1, dtype=torch.float64).sqrt().sin().view(n, n).to(x)
+    p = x @ x.mT
+    return (p * weight).sum((-2, -1)).sin() + (p @ weight @ p).square().sum((-2, -1)) / n
+
+
+@dataclass(frozen=True)
+class Space:
+    """A manifold, the shape of its points, and what the kit has to know."""
+
+    manifold: CoordinateManifold
+    shape: tuple[int, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+
+FEWER = {"max_examples": 4}  # for a variant
+SUBSPACES = {"cost": of_subspace}
+# Between a sphere and a square there is no closed form of the transport, the logarithm and the distance.
+PROJECTED = {"skip": ["parallel transport is parallel"]}
+NO_LOG = ("log", "dist")
+
+SPACES = {
+    "Euclidean": Space(Euclidean(), (5,)),
+    "Euclidean matrices": Space(Euclidean(2), (2, 3), FEWER),
+    "Sphere": Space(Sphere(), (5,)),
+    "circle": Space(Sphere(), (2,), FEWER),
+    "Oblique columns": Space(Oblique(dim=-2), (4, 3)),
+    "Oblique rows": Space(Oblique(dim=-1), (3, 4), FEWER),
+    "Stiefel": Space(Stiefel(), (5, 3), PROJECTED, NO_LOG),
+    "Stiefel, square": Space(Stiefel(), (4, 4), FEWER),
+    "Stiefel, one column": Space(Stiefel(), (4, 1), FEWER),
+    "Stiefel canonical": Space(Stiefel("canonical"), (5, 3), PROJECTED, NO_LOG),
+    "Stiefel canonical, square": Space(Stiefel("canonical"), (4, 4), FEWER),
+    "Stiefel canonical, one column": Space(Stiefel("canonical"), (4, 1), FEWER),
+    "Grassmann": Space(Grassmann(), (5, 2), SUBSPACES),
+    "Grassmann, lines": Space(Grassmann(), (4, 1), SUBSPACES | FEWER),
+    "OrthogonalGroup": Space(OrthogonalGroup(), (4, 4)),
+    "OrthogonalGroup, by rotations": Space(OrthogonalGroup("givens"), (3, 3), FEWER),
+    "SpecialOrthogonalGroup": Space(SpecialOrthogonalGroup(), (4, 4)),
+    "UnitaryGroup": Space(UnitaryGroup(), (3, 3)),
+    "phases": Space(UnitaryGroup(), (1, 1), FEWER),
+    "SpecialUnitaryGroup": Space(SpecialUnitaryGroup(), (3, 3)),
+    "Product": Space(Product((Sphere(), 4), (OrthogonalGroup(), (3, 3)), (Euclidean(), 2)), (15,)),
+    "Power": Space(Power(SpecialOrthogonalGroup()), (2, 3, 3)),
+    "Scaled": Space(Scaled(Sphere(), 2.0), (4,)),
+    "the docs' example": Space(example("positive").PositiveVectors(), (5,)),
+}
+every_space = pytest.mark.parametrize("name", SPACES)
+
+# What may be missing, beside what there is nothing to check of.
+NOTHING = {
+    "every tensor is a point",
+    "every vector is tangent",
+    "every tensor nearby is a point",
+    "there is one coordinate",
+    "left out by skip=",
+    "transp_follow_expmap is left at its default, by transp",
+}
+
+
+@every_space
+def test_it_keeps_every_law(name):
+    space = SPACES[name]
+    report = check_manifold(space.manifold, space.shape, **space.options)
+    for label, reason in report.skipped.items():
+        groups = "groups blocks" in label or label.startswith("group")
+        missing = any(word in label for word in space.missing)
+        assert reason in NOTHING or groups or missing, f"{label}: {reason}"
+    # One axis a coordinate, and so no groups.
+    refused = [label for label in report.skipped if "groups blocks" in label]
+    assert bool(refused) is ("Euclidean" in name or "example" in name)
+
+
+@dataclass(frozen=True)
+class Everything:
+    """Selects all coordinates."""
+
+    def select(self, view):
+        return All()
+
+
+STEPS = {
+    "SRGD": lambda p, lr: SRGD([p], lr),
+    **{
+        repr(rule): lambda p, lr, rule=rule: SRCD([p], lr, rule)
+        for rule in (
+            Uniform(),
+            Cyclic(),
+            GaussSouthwell(),
+            Block(size=2),
+            Block(size=2, rule=Uniform()),
+            Block(size=2, disjoint=True),
+            Everything(),
+        )
+    },
+}
+
+
+def start(name):
+    """A batch of points as a parameter, and a cost of all of it."""
+    space = SPACES[name]
+    manifold, dtype = space.manifold, space.manifold.dtypes[-1]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        x = manifold.random(3, *space.shape, dtype=dtype).as_subclass(torch.Tensor)
+        target = manifold.random(3, *space.shape, dtype=dtype).as_subclass(torch.Tensor)
+    of_points = space.options.get("cost", lambda x: (x - target).abs().square())
+    return ManifoldParameter(x.clone(), manifold=manifold), lambda p: of_points(p).sum()
+
+
+@every_space
+@pytest.mark.parametrize("step", STEPS)
+def test_a_small_step_descends(name, step):
+    coordinates = SPACES[name].manifold.num_coordinates(start(name)[0])
+    if "Block" in step and coordinates < 2:
+        pytest.skip("there is one coordinate")
+    if "disjoint=True" in step:
+        p = start(name)[0]
+        axes = p.manifold.axes(p, torch.arange(coordinates))
+        if p.manifold.num_axes(p) < 2 * len(set(axes[0].tolist())):
+            pytest.skip("there are no two disjoint coordinates")
+    p, cost = start(name)
+    optimizer = STEPS[step](p, 1e-3)
+    values = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        value = cost(p)
+        value.backward()
+        values.append(value.item())
+        optimizer.step()
+    values.append(cost(p).item())
+    slack = 1e-13 * (1 + abs(values[0]))
+    assert all(after <= before + slack for before, after in pairwise(values))
+    assert values[-1] < values[0]
+    assert p.manifold.check_point_on_manifold(p.detach(), atol=1e-12, rtol=0)
+
+
+@every_space
+def test_all_coordinates_of_a_parseval_frame_are_the_gradient_step(name):
+    manifold = SPACES[name].manifold
+    if manifold.frame_bounds != (1.0, 1.0):
+        pytest.skip("it is none")
+    (p, cost), (q, _) = start(name), start(name)
+    for parameter, optimizer in ((p, SRCD([p], 0.1, Everything())), (q, SRGD([q], 0.1))):
+        cost(parameter).backward()
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), q.detach(), rtol=0, atol=1e-12)
