@@ -24,7 +24,7 @@ from givens.manifolds import (
 )
 from givens.manifolds.exponential import expm1
 from givens.manifolds.logarithm import logarithm
-from givens.manifolds.pairs import pair_to_number
+from givens.manifolds.pairs import pair_to_number, round_robin
 from givens.manifolds.retractions import RETRACTIONS
 
 U, SU = UnitaryGroup(), SpecialUnitaryGroup()
@@ -232,6 +232,7 @@ def test_one_by_one_unitary_matrices_are_phases():
 
 @every_group
 @every_kind
+@settings(max_examples=15)
 @given(batch_shapes, dims, noises)
 def test_derivatives_are_those_of_the_cost_along_the_moves(group, kind, batch, d, noise: Noise):
     """By forward differentiation through the move, and torch's convention for complex gradients."""
@@ -459,6 +460,23 @@ def test_quarter_turns_are_exact(quarters, dtype):
         y = U.move(x, block, torch.tensor([t], dtype=torch.float64))
         # √2·(quarters·π/2)/√2 is the quarter turn but for its last digit.
         assert error(y[:, :2], torch.stack([first, second], -1)) <= 4e-15 * abs(quarters)
+
+
+@every_group
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_columns_do_not_grow_where_sine_and_tangent_round(group, kind):
+    """600 moves of each kind in complex64, never restored; with any sine and tangent it is 8e-6."""
+    d = 8
+    x = point(group, Noise(0), d, d, dtype=torch.complex64)
+    pairs = [pair_to_number(*games.unbind(-1), d) for games in round_robin(d)]
+    phases = [torch.arange(d)] * len(pairs) if group is U and kind == 2 else pairs
+    blocks = [Coordinates(n + kind * d * (d - 1) // 2, disjoint=True) for n in phases]
+    for step in range(600):
+        block = blocks[step % len(blocks)]
+        group.move_(x, block, torch.full(block.index.shape, 0.77))
+    assert defect(U, x) <= 4e-6
+    if group is SU:
+        assert abs(float(torch.linalg.det(x.to(torch.complex128)).angle())) <= 3e-6
 
 
 @every_group
@@ -985,7 +1003,7 @@ def flows(call, *inputs):
 
 
 @every_group
-@pytest.mark.parametrize("norm", [1e-3, 0.3, 2.0])
+@pytest.mark.parametrize("norm", [1e-3, 2.0])
 def test_gradients_flow_through_the_maps(group, norm):
     noise = Noise(0)
     x = point(group, noise, 3, 3)
