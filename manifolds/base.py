@@ -242,10 +242,38 @@ class CoordinateManifold(Manifold):
         Returns
         -------
         Tensor
-            int64, shape ``(..., n, r(r − 1)/2)``: those of the pairs (a, b), a < b, of places in a
-            group, along the rows of the strict upper triangle.
+            int64, shape ``(..., n, c)``: for real geometries those of the c = r(r − 1)/2 pairs (a, b), a < b,
+            of places in a group, along the rows of the strict upper triangle.
         """
         raise NotImplementedError(f"{self.name} does not number the coordinates of a group")
+
+    def group_values(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Return the derivatives of coordinates that are in the skew matrices of groups.
+
+        Parameters
+        ----------
+        x : Tensor
+            Points; only their shape matters.
+        matrices : Tensor
+            What :meth:`derivatives` returns for groups, shape ``(..., n, r, r)``.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(..., n, c)``, in the order of :meth:`group_coordinates`: here the upper triangle.
+        """
+        a, b = torch.triu_indices(*matrices.shape[-2:], offset=1, device=matrices.device)
+        return matrices[..., a, b]
+
+    def group_matrices(self, x: Tensor, values: Tensor, r: int) -> Tensor:
+        """Return the skew matrices ``(..., n, r, r)`` of groups in which coordinates have these values.
+
+        The inverse of :meth:`group_values`.
+        """
+        a, b = torch.triu_indices(r, r, offset=1, device=values.device)
+        upper = values.new_zeros((*values.shape[:-1], r, r))
+        upper[..., a, b] = values
+        return upper - upper.mT
 
     def restore_(self, x: Tensor) -> Tensor:
         """Take away, in place, what rounding has put between `x` and the manifold (here: nothing)."""

@@ -41,7 +41,8 @@ class Groups:
     axes : Tensor
         int64 axes, shape ``(..., n, r)``: n groups of r axes, ascending inside a group. Derivatives
         and times are skew matrices of shape ``(..., n, r, r)`` whose entry (a, b), a < b, belongs
-        to the coordinate of the axes a and b of the group. A matching is r = 2.
+        to the coordinate of the axes a and b of the group; on complex geometries skew-Hermitian ones,
+        in which an entry belongs to several. A matching is r = 2.
     """
 
     axes: Tensor

@@ -12,7 +12,7 @@ from torch import Tensor
 from .base import CoordinateManifold
 from .exponential import expm1
 from .logarithm import logarithm
-from .orthonormal import defect, orthonormalize_, polar_factor
+from .orthonormal import defect, nearest_orthonormal, orthonormalize_
 from .retractions import RETRACTIONS, exponential
 
 __all__ = ["MatrixGroup"]
@@ -76,7 +76,7 @@ class MatrixGroup(CoordinateManifold):
     def projx(self, x: Tensor) -> Tensor:
         """Nearest point: the polar factor, by a singular value decomposition."""
         self._assert_dtype(x.dtype)
-        return self._repaired(polar_factor(x))
+        return nearest_orthonormal(x)
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Orthogonal projection on the tangent space: x(xᴴu − uᴴx)/2, the paper's equation (7)."""
@@ -195,11 +195,6 @@ class MatrixGroup(CoordinateManifold):
             dtype = dtype.to_complex() if self.dtypes[0].is_complex else dtype
         self._assert_dtype(dtype)
         return shape, dtype
-
-    def _repaired(self, x: Tensor) -> Tensor:
-        """Points restored to the last digit; gradients pass as they are."""
-        rounded = x.detach()
-        return x + (self.restore_(rounded.clone()) - rounded)
 
     def _algebra(self, a: Tensor) -> Tensor:
         """The matrix of the Lie algebra nearest to `a`: its skew part."""

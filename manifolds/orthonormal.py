@@ -5,17 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["defect", "orthonormalize_", "polar_factor", "qr_factor", "random_orthonormal"]
+__all__ = [
+    "defect",
+    "nearest_orthonormal",
+    "orthonormalize_",
+    "polar_factor",
+    "qr_factor",
+    "random_orthonormal",
+]
 
 
 def qr_factor(m: Tensor) -> Tensor:
-    """Factor Q of m = QR with a positive diagonal of R, which makes it unique.
+    """Factor Q of m = QR with a real, positive diagonal of R, which makes it unique.
 
     Shape ``(..., n, p)``, n >= p; a real or complex `m` of full rank.
     """
     q, r = torch.linalg.qr(m)
     diagonal = r.diagonal(dim1=-2, dim2=-1)
-    return q * torch.where(diagonal.real < 0, -1.0, 1.0).to(m.dtype).unsqueeze(-2)
+    phase = torch.where(diagonal == 0, 1.0, diagonal.detach().sgn())
+    return q * phase.unsqueeze(-2)
+
+
+def nearest_orthonormal(m: Tensor, *, special: bool = False) -> Tensor:
+    """:func:`polar_factor`, orthonormal to the last digit; gradients pass as those of the factor."""
+    x = polar_factor(m, special=special)
+    # The last digits have no derivative of their own.
+    return x + (orthonormalize_(x.detach().clone()) - x.detach())
 
 
 def polar_factor(m: Tensor, *, special: bool = False) -> Tensor:
@@ -82,11 +97,8 @@ def orthonormalize_(x: Tensor) -> Tensor:
     float64, which costs O(np): in float32 its sums round near 1, and that would be most of the error left.
     """
     gram = x.mH @ x
-    norm = torch.linalg.vector_norm(
-        torch.view_as_real(x) if x.is_complex() else x.unsqueeze(-1),
-        dim=(-3, -1),
-        dtype=torch.float64,
-    )
+    parts = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.unsqueeze(-1)
+    norm = torch.linalg.vector_norm(parts, dim=(-3, -1), dtype=torch.float64)
     gram.diagonal(dim1=-2, dim2=-1).copy_(norm.square() - 1)
     return x.sub_(x @ gram, alpha=0.5)
 

@@ -173,6 +173,10 @@ class Power(CoordinateManifold):
         """Return N·D."""
         return self._copies(x) * self.base.num_coordinates(x)
 
+    def num_disjoint(self, x: Tensor) -> int:
+        """Return N times that of the base."""
+        return self._copies(x) * self.base.num_disjoint(x)
+
     def axes(self, x: Tensor, index: Tensor) -> Tensor:
         """Return the axes that coordinates turn, as many for each as in the base."""
         per_copy = self.base.num_coordinates(x)
@@ -184,6 +188,14 @@ class Power(CoordinateManifold):
         copy = block.axes[..., :1] // self.base.num_axes(x)
         own = Groups(block.axes - copy * self.base.num_axes(x))
         return self.base.group_coordinates(x, own) + copy * self.base.num_coordinates(x)
+
+    def group_values(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Return the derivatives that the base finds in the matrices of groups."""
+        return self.base.group_values(x, matrices)
+
+    def group_matrices(self, x: Tensor, values: Tensor, r: int) -> Tensor:
+        """Return the matrices of groups, as the base makes them."""
+        return self.base.group_matrices(x, values, r)
 
     def direction(self, x: Tensor, index: Tensor) -> Tensor:
         """Return the directions f_i as dense vectors, 0 in all copies but one."""

@@ -101,6 +101,7 @@ class Product(CoordinateManifold, ProductManifold):
         # Where the numbers of each factor begin, and where the last ones end.
         self._first_axis = [0, *itertools.accumulate(axes)]
         self._first_coordinate = [0, *itertools.accumulate(coordinates)]
+        self._disjoint = sum(m.num_disjoint(x) for m, x in zip(self.manifolds, empty, strict=True))
 
     def extra_repr(self) -> str:
         """Show the shapes of the factors."""
@@ -246,6 +247,10 @@ class Product(CoordinateManifold, ProductManifold):
     def num_coordinates(self, x: Tensor) -> int:
         """Return the sum of the factors' numbers of coordinates."""
         return self._first_coordinate[-1]
+
+    def num_disjoint(self, x: Tensor) -> int:
+        """Return the sum of the factors' numbers of disjoint coordinates."""
+        return self._disjoint
 
     def axes(self, x: Tensor, index: Tensor) -> Tensor:
         """Return the axes of coordinates: ``(..., k, 2)``, or ``(..., k, 1)`` if all turn one axis."""

@@ -13,11 +13,11 @@ from .exponential import expm1
 from .pairs import number_to_pair, pair_to_number
 from .rotations import column_index, rotate_columns_
 
-__all__ = ["RotationCoordinates"]
+__all__ = ["PANEL", "RotationCoordinates", "take", "take_groups"]
 
 # Entries that a pass over gradients and points may hold at a time: bounds the memory of a large
 # block or of a ranking of all coordinates, and is large enough for matrix products to run at speed.
-_PANEL = 2**21
+PANEL = 2**21
 
 
 class RotationCoordinates(CoordinateManifold):
@@ -90,14 +90,14 @@ class RotationCoordinates(CoordinateManifold):
         y, g = self.columns(x), self.columns(egrad)
         if isinstance(block, Coordinates):
             j, l = self._pairs(x, block.index)
-            width = max(1, _PANEL // y.shape[-2])
+            width = max(1, PANEL // y.shape[-2])
             parts = [
-                (_take(y, a) * _take(g, b)).sum(-2).sub_((_take(y, b) * _take(g, a)).sum(-2))
+                (take(y, a) * take(g, b)).sum(-2).sub_((take(y, b) * take(g, a)).sum(-2))
                 for a, b in zip(j.split(width, -1), l.split(width, -1), strict=True)
             ]
             return torch.cat(parts, -1).mul_(self.radians)
         if isinstance(block, Groups):
-            a = _take_groups(y, block.axes).mT @ _take_groups(g, block.axes)
+            a = take_groups(y, block.axes).mT @ take_groups(g, block.axes)
             return (a - a.mT).mul_(self.radians)
         a = y.mT @ g
         j, l = torch.triu_indices(y.shape[-1], y.shape[-1], offset=1, device=x.device)
@@ -116,7 +116,7 @@ class RotationCoordinates(CoordinateManifold):
         n = y.shape[-1]
         best = x.new_empty((*y.shape[:-2], 0))
         index = torch.empty(best.shape, dtype=torch.int64, device=x.device)
-        rows = max(1, _PANEL // n)
+        rows = max(1, PANEL // n)
         for top in range(0, n - 1, rows):
             bottom = min(top + rows, n - 1)
             # Rows top…bottom of the strict upper triangle, from column top on.
@@ -156,7 +156,7 @@ class RotationCoordinates(CoordinateManifold):
                 j, l = (a.expand(*y.shape[:-2], a.shape[-1]) for a in block.axes.unbind(-1))
                 rotate_columns_(y, j, l, t[..., 0, 1].double().expand(j.shape) * self.radians)
                 return x
-            columns = _take_groups(y, block.axes)
+            columns = take_groups(y, block.axes)
             columns = columns + columns @ expm1(t.to(x.dtype) * self.radians)
             place = column_index(y, block.axes.flatten(-2))
             y.scatter_(-1, place, columns.transpose(-3, -2).flatten(-2))
@@ -175,11 +175,11 @@ class RotationCoordinates(CoordinateManifold):
         y, v = self.columns(x), self.columns(u)
         t = (t * self.radians).to(x.dtype).expand(index.shape)
         j, l = self._pairs(x, index)
-        width = max(1, _PANEL // y.shape[-2])
+        width = max(1, PANEL // y.shape[-2])
         for a, b, s in zip(j.split(width, -1), l.split(width, -1), t.split(width, -1), strict=True):
             s = s.unsqueeze(-2)
-            v.scatter_add_(-1, column_index(v, b), s * _take(y, a))
-            v.scatter_add_(-1, column_index(v, a), -s * _take(y, b))
+            v.scatter_add_(-1, column_index(v, b), s * take(y, a))
+            v.scatter_add_(-1, column_index(v, a), -s * take(y, b))
         return u
 
     def _pairs(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,12 +189,12 @@ class RotationCoordinates(CoordinateManifold):
         return j.expand(*batch, j.shape[-1]), l.expand(*batch, l.shape[-1])
 
 
-def _take(y: Tensor, columns: Tensor) -> Tensor:
+def take(y: Tensor, columns: Tensor) -> Tensor:
     """Columns ``(..., k)`` of y, as ``(..., m, k)``."""
     return y.gather(-1, column_index(y, columns))
 
 
-def _take_groups(y: Tensor, axes: Tensor) -> Tensor:
+def take_groups(y: Tensor, axes: Tensor) -> Tensor:
     """Groups of columns ``(..., n, r)`` of y, as ``(..., n, m, r)``."""
     axes = axes.expand(*y.shape[:-2], *axes.shape[-2:])
-    return _take(y, axes.flatten(-2)).unflatten(-1, axes.shape[-2:]).transpose(-3, -2)
+    return take(y, axes.flatten(-2)).unflatten(-1, axes.shape[-2:]).transpose(-3, -2)

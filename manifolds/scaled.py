@@ -74,6 +74,7 @@ class Scaled(CoordinateManifold):
         self.ndim = manifold.ndim
         self.reversible = manifold.reversible
         self.dtypes = manifold.dtypes
+        self.every_pair = manifold.every_pair
         # The names of geoopt's, for its saved states.
         if learnable:
             self.register_buffer("_scale", None)
@@ -212,6 +213,10 @@ class Scaled(CoordinateManifold):
         """Number of coordinates of the base."""
         return self.base.num_coordinates(x)
 
+    def num_disjoint(self, x: Tensor) -> int:
+        """Number of disjoint coordinates of the base."""
+        return self.base.num_disjoint(x)
+
     def axes(self, x: Tensor, index: Tensor) -> Tensor:
         """Axes of the base."""
         return self.base.axes(x, index)
@@ -219,6 +224,14 @@ class Scaled(CoordinateManifold):
     def group_coordinates(self, x: Tensor, block: Groups) -> Tensor:
         """Numbers of the base."""
         return self.base.group_coordinates(x, block)
+
+    def group_values(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Derivatives that the base finds in the matrices of groups."""
+        return self.base.group_values(x, matrices)
+
+    def group_matrices(self, x: Tensor, values: Tensor, r: int) -> Tensor:
+        """Matrices of groups, as the base makes them."""
+        return self.base.group_matrices(x, values, r)
 
     def direction(self, x: Tensor, index: Tensor) -> Tensor:
         """Directions of the base."""

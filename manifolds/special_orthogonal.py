@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .orthogonal import OrthogonalGroup
-from .orthonormal import polar_factor
+from .orthonormal import nearest_orthonormal
 
 __all__ = ["SpecialOrthogonalGroup"]
 
@@ -77,7 +77,7 @@ class SpecialOrthogonalGroup(OrthogonalGroup):
         """
         self._assert_check_shape(x.shape, "x")
         self._assert_dtype(x.dtype)
-        return self._repaired(polar_factor(x, special=True))
+        return nearest_orthonormal(x, special=True)
 
     def _check_point_on_manifold(
         self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
@@ -89,4 +89,3 @@ class SpecialOrthogonalGroup(OrthogonalGroup):
             "its determinant is −1: a reflection, not a rotation; change the sign of one column, or take "
             f"{self.name}().projx(x), the nearest rotation, or OrthogonalGroup, which has both"
         )
-

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from .exponential import expm1
 from .orthogonal import OrthogonalGroup
-from .orthonormal import defect, orthonormalize_, polar_factor, qr_factor, random_orthonormal
+from .orthonormal import (
+    defect,
+    nearest_orthonormal,
+    orthonormalize_,
+    polar_factor,
+    qr_factor,
+    random_orthonormal,
+)
 from .rotation_coordinates import RotationCoordinates
 from .sphere import Sphere
 
@@ -106,9 +113,7 @@ class OrthonormalColumns(RotationCoordinates):
         """Nearest matrix with orthonormal columns: the polar factor, by a singular value decomposition."""
         self._assert_check_shape(x.shape, "x")
         self._assert_dtype(x.dtype)
-        y = polar_factor(x)
-        # The last digits are put right beside the graph: they have no derivative of their own.
-        return y + (orthonormalize_(y.detach().clone()) - y.detach())
+        return nearest_orthonormal(x)
 
     def inner(
         self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False

@@ -17,7 +17,7 @@ from .matrix_group import MatrixGroup
 from .orthonormal import polar_factor, random_orthonormal
 from .pairs import number_to_pair, pair_to_number
 from .retractions import RETRACTIONS
-from .rotation_coordinates import _PANEL, _take, _take_groups
+from .rotation_coordinates import PANEL, take, take_groups
 from .rotations import column_index, reduced
 
 __all__ = ["SpecialUnitaryGroup", "UnitaryGroup"]
@@ -67,6 +67,7 @@ class UnitaryGroup(MatrixGroup):
         name: retraction for name, retraction in RETRACTIONS.items() if name != "givens"
     }
     least_size = 1
+    every_pair = True
 
     # Points
 
@@ -127,11 +128,11 @@ class UnitaryGroup(MatrixGroup):
         self.check_block(x, block)
         if isinstance(block, Coordinates):
             turns = self._turns(x, block.index)
-            width = max(1, _PANEL // x.shape[-1])
+            width = max(1, PANEL // x.shape[-1])
             parts = zip(*(field.split(width, -1) for field in turns), strict=True)
             return torch.cat([_slopes(x, egrad, _Turns(*part)) for part in parts], -1)
         if isinstance(block, Groups):
-            a = _take_groups(x, block.axes).mH @ _take_groups(egrad, block.axes)
+            a = take_groups(x, block.axes).mH @ take_groups(egrad, block.axes)
             return self._algebra(a) * math.sqrt(2)
         a = x.mH @ egrad
         level = a.diagonal(dim1=-2, dim2=-1).imag
@@ -151,7 +152,7 @@ class UnitaryGroup(MatrixGroup):
         best = self._of_columns(level)
         total = self.num_coordinates(x)
         index = torch.arange(total - best.shape[-1], total, device=x.device).expand(best.shape)
-        rows = max(1, _PANEL // d)
+        rows = max(1, PANEL // d)
         for top in range(0, d - 1, rows):
             bottom = min(top + rows, d - 1)
             # Rows top…bottom of the strict upper triangle, from column top on.
@@ -181,7 +182,7 @@ class UnitaryGroup(MatrixGroup):
         """
         self._check_move(x, block, t)
         if isinstance(block, Groups):
-            columns = _take_groups(x, block.axes)
+            columns = take_groups(x, block.axes)
             columns = columns + columns @ expm1(self._algebra(t.to(x.dtype)) / math.sqrt(2))
             place = column_index(x, block.axes.flatten(-2).expand(*x.shape[:-2], -1))
             return x.scatter_(-1, place, columns.transpose(-3, -2).flatten(-2))
@@ -194,6 +195,27 @@ class UnitaryGroup(MatrixGroup):
         else:
             index = torch.arange(self.num_coordinates(x), device=x.device)
         return x.add_(x @ expm1(self._generator(x, index, t)))
+
+    def group_coordinates(self, x: Tensor, block: Groups) -> Tensor:
+        """Return the numbers of the r² coordinates inside groups: both kinds of rotations, and phases."""
+        pairs = x.shape[-1] * (x.shape[-1] - 1) // 2
+        a, b = _places(block.axes.shape[-1], x.device)
+        pair = pair_to_number(block.axes[..., a], block.axes[..., b], x.shape[-1])
+        return torch.cat([pair, pairs + pair, 2 * pairs + block.axes], -1)
+
+    def group_values(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Return the real derivatives in the skew-Hermitian matrices of groups, r² for each."""
+        upper = matrices[(..., *_places(matrices.shape[-1], x.device))]
+        level = matrices.diagonal(dim1=-2, dim2=-1).imag / math.sqrt(2)
+        return torch.cat([upper.real, upper.imag, level], -1)
+
+    def group_matrices(self, x: Tensor, values: Tensor, r: int) -> Tensor:
+        """Return the skew-Hermitian matrices of groups in which coordinates have these values."""
+        pairs = r * (r - 1) // 2
+        real, imaginary, level = values.split([pairs, pairs, values.shape[-1] - 2 * pairs], -1)
+        upper = torch.zeros(*values.shape[:-1], r, r, dtype=x.dtype, device=x.device)
+        upper[(..., *_places(r, x.device))] = torch.complex(real, imaginary)
+        return upper - upper.mH + torch.diag_embed(1j * math.sqrt(2) * level)
 
     # Parts
 
@@ -305,7 +327,9 @@ class SpecialUnitaryGroup(UnitaryGroup):
         SU(d), which has no closed form, but farther than that by at most what the division moves.
         """
         self._assert_dtype(x.dtype)
-        return self._repaired(_special(polar_factor(x)))
+        y = _special(polar_factor(x))
+        # The last digits have no derivative of their own.
+        return y + (self.restore_(y.detach().clone()) - y.detach())
 
     # Maps
 
@@ -344,6 +368,33 @@ class SpecialUnitaryGroup(UnitaryGroup):
         """Return the pairs of columns (j, l), j < l, shape ``(..., k, 2)``."""
         _, rest = _kind(index, x.shape[-1])
         return torch.stack(number_to_pair(rest, x.shape[-1]), -1)
+
+    def group_coordinates(self, x: Tensor, block: Groups) -> Tensor:
+        """Return the numbers of the coordinates inside groups, three for every pair."""
+        pairs = x.shape[-1] * (x.shape[-1] - 1) // 2
+        a, b = _places(block.axes.shape[-1], x.device)
+        pair = pair_to_number(block.axes[..., a], block.axes[..., b], x.shape[-1])
+        return torch.cat([pair, pairs + pair, 2 * pairs + pair], -1)
+
+    def group_values(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Return the real derivatives in the skew-Hermitian matrices of groups, three for every pair."""
+        r = matrices.shape[-1]
+        rotations, level = super().group_values(x, matrices).split([r * (r - 1), r], -1)
+        a, b = _places(r, x.device)
+        return torch.cat([rotations, (level[..., a] - level[..., b]) / math.sqrt(x.shape[-1])], -1)
+
+    def group_matrices(self, x: Tensor, values: Tensor, r: int) -> Tensor:
+        """Return the skew-Hermitian matrices of groups in which coordinates have these values.
+
+        The relative phases are a Parseval frame for groups of all d columns, and for smaller ones when
+        multiplied by √(d/r): here they are taken so, which makes this the inverse of :meth:`group_values`.
+        """
+        rotations, relative = values.split([r * (r - 1), r * (r - 1) // 2], -1)
+        a, b = _places(r, x.device)
+        relative = relative * (math.sqrt(x.shape[-1]) / r)
+        level = values.new_zeros(*values.shape[:-1], r).index_add_(-1, a, relative)
+        level.index_add_(-1, b, relative, alpha=-1)
+        return super().group_matrices(x, torch.cat([rotations, level], -1), r)
 
     # Parts
 
@@ -462,8 +513,8 @@ def _turn_columns_(x: Tensor, turns: _Turns, t: Tensor) -> Tensor:
 
 def _slopes(x: Tensor, egrad: Tensor, turns: _Turns) -> Tensor:
     """Derivatives of coordinates, from four columns each."""
-    of_j = (_take(x, turns.partner_j).conj() * _take(egrad, turns.j)).sum(-2)
-    of_l = (_take(x, turns.partner_l).conj() * _take(egrad, turns.l)).sum(-2)
+    of_j = (take(x, turns.partner_j).conj() * take(egrad, turns.j)).sum(-2)
+    of_l = (take(x, turns.partner_l).conj() * take(egrad, turns.l)).sum(-2)
     slope = (turns.unit_l.conj() * of_l - turns.unit_j.conj() * of_j).real
     return slope * turns.weight.to(slope.dtype)
 
@@ -479,6 +530,12 @@ def _kind(index: Tensor, d: int) -> tuple[Tensor, Tensor]:
     pairs = d * (d - 1) // 2
     kind = (index >= pairs).long() + (index >= 2 * pairs).long()
     return kind, index - kind * pairs
+
+
+def _places(r: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The pairs of places in a group of r, along the rows of the strict upper triangle."""
+    a, b = torch.triu_indices(r, r, offset=1, device=device)
+    return a, b
 
 
 def _divmod(a: Tensor, b: int) -> tuple[Tensor, Tensor]:

@@ -338,7 +338,7 @@ def _state_shape(p: Tensor, name: str) -> tuple[int, ...]:
     if name == "momentum_buffer":
         return p.shape
     if not isinstance(manifold, CoordinateManifold):
-        return (p.numel(),)
+        return (p.numel() * (2 if p.is_complex() else 1),)
     per_axis = name.startswith("axis_")
     size = manifold.num_axes(p) if per_axis else manifold.num_coordinates(p)
     return (*p.shape[: p.dim() - manifold.ndim], size)

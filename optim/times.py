@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates
+from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates, Groups
 from .moments import Moments
 from .scaling import Scaling
 
@@ -61,47 +61,30 @@ def times(
     unit = torch.where(root > 0, derivatives / root, 0.0)
     batch = x.shape[: x.dim() - manifold.ndim]
     num_axes, total = manifold.num_axes(x), manifold.num_coordinates(x)
+    values, allowed = unit, admitted
     if isinstance(block, All):
-        every = torch.arange(total, device=x.device).expand(*batch, total)
-        moments = Moments(
-            state,
-            unit,
-            total,
-            axes=lambda: manifold.axes(x, every),
-            num_axes=num_axes,
-            step=step,
-            admitted=admitted,
-        )
-        direction = scaling.scale(unit, moments)
+        index = torch.arange(total, device=x.device).expand(*batch, total)
+    elif isinstance(block, Coordinates):
+        index = block.index.expand(unit.shape)
     else:
-        if isinstance(block, Coordinates):
-            index = block.index.expand(unit.shape)
-            values, allowed = unit, admitted
-        else:
-            # The entries above the diagonal stand for the coordinates.
-            index = manifold.group_coordinates(x, block).flatten(-2)
-            r = unit.shape[-1]
-            j, l = torch.triu_indices(r, r, offset=1, device=x.device)
-            values = unit[..., j, l].flatten(-2)
-            index = index.expand(values.shape)
-            allowed = None
-            if admitted is not None:
-                allowed = admitted.expand(unit.shape)[..., j, l].flatten(-2)
-        moments = Moments(
-            state,
-            values,
-            total,
-            index=index,
-            axes=lambda: manifold.axes(x, index),
-            num_axes=num_axes,
-            step=step,
-            admitted=allowed,
-        )
-        direction = scaling.scale(values, moments)
-        if not isinstance(block, Coordinates):
-            upper = torch.zeros_like(unit)
-            upper[..., j, l] = direction.unflatten(-1, (unit.shape[-3], -1))
-            direction = upper - upper.mT
+        grouped = manifold.group_values(x, unit)
+        values = grouped.flatten(-2)
+        index = manifold.group_coordinates(x, block).flatten(-2).expand(values.shape)
+        if admitted is not None:
+            allowed = admitted.squeeze(-1).expand(grouped.shape).flatten(-2)
+    moments = Moments(
+        state,
+        values,
+        total,
+        index=None if isinstance(block, All) else index,
+        axes=lambda: manifold.axes(x, index),
+        num_axes=num_axes,
+        step=step,
+        admitted=allowed,
+    )
+    direction = scaling.scale(values, moments)
+    if isinstance(block, Groups):
+        direction = manifold.group_matrices(x, direction.view(grouped.shape), unit.shape[-1])
     return torch.where(root > 0, lr * direction / root, 0.0)
 
 
@@ -113,7 +96,14 @@ def scaled(
     step: int,
     admitted: Tensor | None = None,
 ) -> Tensor:
-    """Return the direction of a parameter without a manifold, every entry a coordinate of its own."""
+    """Return the direction of a parameter without a manifold, every entry a coordinate of its own.
+
+    Of a complex one, real and imaginary parts, as in torch.
+    """
+    if grad.is_complex():
+        real = torch.view_as_real(grad.resolve_conj())
+        real = scaled(real, scaling, state=state, step=step, admitted=admitted)
+        return torch.view_as_complex(real)
     flat = grad.reshape(-1)
     entries = torch.arange(flat.numel(), device=grad.device)
     moments = Moments(

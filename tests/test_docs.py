@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from givens.manifolds import All, OrthogonalGroup
-from givens.optim import GaussSouthwell, GradientView
+from givens.manifolds import OrthogonalGroup
+from givens.optim import GaussSouthwell, GradientView, Matching
 
 ROOT = Path(__file__).parents[1]
 # The built site is left out, and what a folder of examples holds beside pages.
@@ -166,24 +166,14 @@ def views(batch=()):
     return lambda step: GradientView(manifold, x.clone(), gradient, step=step)
 
 
-@pytest.mark.parametrize("batch", [(), (3,)])
-def test_one_random_group_of_all_axes_is_the_dense_step(selections, batch):
-    view = views(batch)(0)
-    block = selections["RandomGroups"](size=6).select(view)
-    moved = view.manifold.move(view.x, block, -0.1 * view.derivatives(block))
-    dense = view.manifold.move(view.x, All(), -0.1 * view.derivatives(All()))
-    torch.testing.assert_close(moved, dense)
-
-
-@pytest.mark.parametrize("size", [2, 4])
-def test_random_groups_deal_every_axis_at_most_once(selections, size):
+def test_alternating_asks_the_thorough_one_every_so_often(selections):
     view = views((5,))
-    dealt = [selections["RandomGroups"](size=size).select(view(step)).axes for step in (0, 0, 1)]
-    assert dealt[0].shape == (5, 6 // size, size)
-    assert torch.equal(dealt[0], dealt[1])
-    assert not torch.equal(dealt[0], dealt[2])
-    for matrix in dealt[0].flatten(-2):
-        assert len(set(matrix.tolist())) == matrix.numel()
+    cheap, thorough = Matching(), Matching("greedy")
+    alternating = selections["Alternating"](cheap, thorough, every=3)
+    for step in range(7):
+        expected = thorough if step % 3 == 0 else cheap
+        chosen = alternating.select(view(step)).axes
+        assert torch.equal(chosen, expected.select(view(step)).axes)
 
 
 def test_steepest_of_all_is_gauss_southwell(selections):

@@ -119,10 +119,11 @@ def test_a_coordinate_follows_torch_s_rule_on_its_own_derivatives(name, data):
 
 @every_pair
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
-def test_a_parameter_without_a_manifold_gets_torch_s_steps(name, shape):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_a_parameter_without_a_manifold_gets_torch_s_steps(name, shape, dtype):
     scaling, build = PAIRS[name]
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(shape, dtype=torch.float64, generator=generator)
+    start = torch.randn(shape, dtype=dtype, generator=generator)
     ours, by_srgd, torch_s = (torch.nn.Parameter(start.clone()) for _ in range(3))
     optimizers = [
         SRCD([ours], 0.1, scaling=scaling),
@@ -130,7 +131,7 @@ def test_a_parameter_without_a_manifold_gets_torch_s_steps(name, shape):
         build([torch_s], 0.1),
     ]
     for _ in range(10):
-        gradient = torch.randn(shape, dtype=torch.float64, generator=generator)
+        gradient = torch.randn(shape, dtype=dtype, generator=generator)
         for p, optimizer in zip((ours, by_srgd, torch_s), optimizers, strict=True):
             p.grad = gradient.clone()
             optimizer.step()

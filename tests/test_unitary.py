@@ -313,19 +313,19 @@ def test_derivatives_of_many_coordinates_come_in_panels(group, d, dtype, noise: 
     block = Coordinates(index, disjoint=False)
     at_once = group.derivatives(x, egrad, block)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unitary, "_PANEL", 3 * d)  # three columns at a time
+        patch.setattr(unitary, "PANEL", 3 * d)  # three columns at a time
         assert error(group.derivatives(x, egrad, block), at_once) <= tolerance(dtype, egrad)
 
 
 @every_group
-@pytest.mark.parametrize("panel", [1, 7, 40, unitary._PANEL])
+@pytest.mark.parametrize("panel", [1, 7, 40, unitary.PANEL])
 @given(batch_shapes, st.integers(2, 10), dtypes, noises, st.data())
 def test_steepest_are_the_largest_derivatives(group, panel, batch, d, dtype, noise: Noise, data):
     x = point(group, noise, *batch, d, d, dtype=dtype)
     egrad = noise.like(x)
     k = data.draw(st.integers(1, group.num_coordinates(x)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unitary, "_PANEL", panel)
+        patch.setattr(unitary, "PANEL", panel)
         index, derivatives = group.steepest(x, egrad, k)
     assert index.shape == derivatives.shape == (*batch, k)
     assert derivatives.dtype == dtype.to_real()
@@ -340,9 +340,9 @@ def test_steepest_are_the_largest_derivatives(group, panel, batch, d, dtype, noi
 
 
 @every_group
-@pytest.mark.parametrize("panel", [1, unitary._PANEL])
+@pytest.mark.parametrize("panel", [1, unitary.PANEL])
 def test_what_is_not_a_number_counts_as_the_largest(group, panel, monkeypatch):
-    monkeypatch.setattr(unitary, "_PANEL", panel)
+    monkeypatch.setattr(unitary, "PANEL", panel)
     noise = Noise(0)
     x = point(group, noise, 5, 5)
     egrad = noise.like(x)
