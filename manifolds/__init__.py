@@ -10,6 +10,7 @@ from .orthogonal import OrthogonalGroup
 from .parameter import constrain, refuse_assign
 from .power import Power
 from .product import Product
+from .rotation_coordinates import RotationCoordinates
 from .scaled import Scaled
 from .special_orthogonal import SpecialOrthogonalGroup
 from .sphere import Sphere
@@ -30,6 +31,7 @@ __all__ = [
     "OrthogonalGroup",
     "Power",
     "Product",
+    "RotationCoordinates",
     "Scaled",
     "SpecialOrthogonalGroup",
     "SpecialUnitaryGroup",

@@ -262,7 +262,8 @@ class CoordinateManifold(Manifold):
         Tensor
             Shape ``(..., n, c)``, in the order of :meth:`group_coordinates`: here the upper triangle.
         """
-        a, b = torch.triu_indices(*matrices.shape[-2:], offset=1, device=matrices.device)
+        r = matrices.shape[-1]
+        a, b = torch.triu_indices(r, r, offset=1, device=matrices.device)
         return matrices[..., a, b]
 
     def group_matrices(self, x: Tensor, values: Tensor, r: int) -> Tensor:

@@ -270,11 +270,8 @@ class Power(CoordinateManifold):
                 part = Coordinates(part.index.expand(-1, 2), disjoint=False)
                 times = torch.nn.functional.pad(times, (0, 1))
             at = self._at(x, copies)
-            y = x[at]
-            if isinstance(
-                block, Groups
-            ):  # which the base may refuse, after it has moved other copies
-                y = y.clone()
+            # A view only where the base cannot refuse the block after other copies have been moved.
+            y = x[at] if isinstance(block, Coordinates) else x[at].clone()
             self.base.move_(y, part, times)
             if not (isinstance(at[0], slice) and isinstance(block, Coordinates)):
                 moved.append((at, y))

@@ -28,7 +28,22 @@ from givens.manifolds import (
     UnitaryGroup,
 )
 from givens.manifolds.testing import check_manifold
-from givens.optim import SRCD, SRGD, Block, Cyclic, GaussSouthwell, Uniform
+from givens.optim import (
+    SRCD,
+    SRGD,
+    Adam,
+    AxisRMSProp,
+    Block,
+    Capture,
+    Cyclic,
+    GaussSouthwell,
+    Grouping,
+    Growing,
+    Matching,
+    Momentum,
+    RMSProp,
+    Uniform,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,7 +124,7 @@ def test_it_keeps_every_law(name):
     space = SPACES[name]
     report = check_manifold(space.manifold, space.shape, **space.options)
     for label, reason in report.skipped.items():
-        groups = "groups blocks" in label or label.startswith("group")
+        groups = "groups" in label or "of a group" in label
         missing = any(word in label for word in space.missing)
         assert reason in NOTHING or groups or missing, f"{label}: {reason}"
     # One axis a coordinate, and so no groups.
@@ -125,21 +140,27 @@ class Everything:
         return All()
 
 
+SELECTIONS = (
+    Uniform(),
+    Cyclic(),
+    GaussSouthwell(),
+    Block(size=2),
+    Block(size=2, rule=Uniform()),
+    Block(size=2, disjoint=True),
+    Matching(),
+    Matching("round-robin"),
+    Matching("greedy"),
+    Grouping(2),
+    Grouping(3, "greedy"),
+    Growing(every=2),
+    Capture(0.9),
+    Everything(),
+)
 STEPS = {
     "SRGD": lambda p, lr: SRGD([p], lr),
-    **{
-        repr(rule): lambda p, lr, rule=rule: SRCD([p], lr, rule)
-        for rule in (
-            Uniform(),
-            Cyclic(),
-            GaussSouthwell(),
-            Block(size=2),
-            Block(size=2, rule=Uniform()),
-            Block(size=2, disjoint=True),
-            Everything(),
-        )
-    },
+    **{repr(rule): lambda p, lr, rule=rule: SRCD([p], lr, rule) for rule in SELECTIONS},
 }
+SCALINGS = (Momentum(0.5), RMSProp(), Adam(), Adam(amsgrad=True, clock="steps"), AxisRMSProp())
 
 
 def start(name):
@@ -154,18 +175,23 @@ def start(name):
     return ManifoldParameter(x.clone(), manifold=manifold), lambda p: of_points(p).sum()
 
 
+def skip_what_there_is_not(p, selection):
+    manifold = p.manifold
+    if "Block" in selection and manifold.num_coordinates(p) < 2:
+        pytest.skip("there is one coordinate")
+    if "disjoint=True" in selection.replace("size=1", "") and manifold.num_disjoint(p) < 2:
+        pytest.skip("there are no two disjoint coordinates")
+    if "Grouping" in selection and not (manifold.every_pair and manifold.num_axes(p) >= 3):
+        pytest.skip("there are no groups")
+    if "Matching" in selection and manifold.every_pair and manifold.num_axes(p) < 2:
+        pytest.skip("there is one axis")
+
+
 @every_space
 @pytest.mark.parametrize("step", STEPS)
 def test_a_small_step_descends(name, step):
-    coordinates = SPACES[name].manifold.num_coordinates(start(name)[0])
-    if "Block" in step and coordinates < 2:
-        pytest.skip("there is one coordinate")
-    if "disjoint=True" in step:
-        p = start(name)[0]
-        axes = p.manifold.axes(p, torch.arange(coordinates))
-        if p.manifold.num_axes(p) < 2 * len(set(axes[0].tolist())):
-            pytest.skip("there are no two disjoint coordinates")
     p, cost = start(name)
+    skip_what_there_is_not(p, step)
     optimizer = STEPS[step](p, 1e-3)
     values = []
     for _ in range(8):
@@ -179,6 +205,25 @@ def test_a_small_step_descends(name, step):
     assert all(after <= before + slack for before, after in pairwise(values))
     assert values[-1] < values[0]
     assert p.manifold.check_point_on_manifold(p.detach(), atol=1e-12, rtol=0)
+
+
+@every_space
+@pytest.mark.parametrize("scaling", SCALINGS, ids=repr)
+def test_every_scaling_descends_with_every_selection(name, scaling):
+    for selection in SELECTIONS:
+        p, cost = start(name)
+        try:
+            skip_what_there_is_not(p, repr(selection))
+        except pytest.skip.Exception:
+            continue
+        optimizer = SRCD([p], 1e-4, selection, scaling)
+        before = cost(p).item()
+        for _ in range(5):
+            optimizer.zero_grad()
+            cost(p).backward()
+            optimizer.step()
+        assert cost(p).item() < before, selection
+        assert p.manifold.check_point_on_manifold(p.detach(), atol=1e-12, rtol=0)
 
 
 @every_space

@@ -17,9 +17,10 @@ from givens.manifolds import (
     OrthogonalGroup,
     Sphere,
     Stiefel,
+    UnitaryGroup,
 )
-from givens.manifolds.laws import KINDS
 from givens.manifolds.testing import LAWS, LawBroken, check_manifold, law
+from givens.manifolds.testing.laws import KINDS
 
 
 def oblique(self, x, u):
@@ -219,9 +220,13 @@ BROKEN = {
         of(SPHERE, "derivatives", lambda y, *a: 2 * y if isinstance(a[2], Groups) else y),
         of(SPHERE, "derivatives", lambda y, *a: y.triu() if isinstance(a[2], Groups) else y),
     ],
-    "group coordinates number the pairs of a group": [
+    "the coordinates of a group have their axes in it": [
         of(SPHERE, "group_coordinates", lambda y, *a: y.flip(-1)),
-        of(SPHERE, "group_coordinates", lambda y, *a: y.flatten(-2)),
+        of(SPHERE, "group_coordinates", lambda y, *a: y[..., :1]),
+        of(SPHERE, "group_values", lambda y, *a: -y),
+        of(SPHERE, "group_matrices", lambda y, *a: 2 * y),
+        of((UnitaryGroup, (3, 3)), "group_coordinates", lambda y, *a: (y + 1) % 9),
+        of((UnitaryGroup, (3, 3)), "group_coordinates", lambda y, *a: y.flip(-1)),
     ],
     "steepest is the head of a sorted list": [
         of(SPHERE, "steepest", lambda y, *a: (y[0].flip(-1), y[1].flip(-1))),

@@ -844,6 +844,19 @@ def test_blocks_that_cannot_be(block, error_type, match):
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("block", [numbers(0, 2, disjoint=False), All()])
+def test_what_a_factor_refuses_leaves_the_others_alone(block):
+    class Rigid(Euclidean):
+        def move_(self, x, block, t):
+            raise NotImplementedError("no exponential")
+
+    product = Product((Euclidean(), 2), (Rigid(), 2))
+    x = torch.zeros(4)
+    with pytest.raises(NotImplementedError, match="no exponential"):
+        product.move_(x, block, torch.ones(4 if isinstance(block, All) else 2))
+    assert not x.any()
+
+
 @every_kind
 def test_times_and_gradients_that_cannot_be(kind):
     x = a_point(MOTIONS, Noise(0), 2)

@@ -445,7 +445,9 @@ def test_results_off_the_manifold(name):
         call(broken(**{name: add_to(None, name)}))
 
 
-@pytest.mark.parametrize("name", [*sorted({*RESULTS} - {"random", "origin"}), "inner", "dist", "axes"])
+@pytest.mark.parametrize(
+    "name", [*sorted({*RESULTS} - {"random", "origin"}), "inner", "dist", "axes"]
+)
 def test_results_of_a_wrong_shape_or_type(name):
     calls = {
         **{key: call for key, (call, _) in RESULTS.items()},

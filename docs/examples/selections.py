@@ -5,21 +5,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from givens.manifolds import CoordinateBlock, Coordinates, Groups, OrthogonalGroup, constrain
-from givens.optim import SRCD, Block, GradientView, Selection
+from givens.manifolds import CoordinateBlock, Coordinates, OrthogonalGroup, constrain
+from givens.optim import SRCD, Block, GradientView, Matching, Selection
 
 
 @dataclass(frozen=True)
-class RandomGroups:
-    """All coordinates inside random groups of `size` axes; what does not fill a group rests."""
+class Alternating:
+    """A cheap selection, and a thorough one every so many steps."""
 
-    size: int
+    cheap: Selection
+    thorough: Selection
+    every: int = 10
 
     def select(self, view: GradientView) -> CoordinateBlock:
-        """Deal the axes into groups."""
-        groups = view.num_axes // self.size
-        axes = view.random.distinct(view.num_axes, groups * self.size, *view.batch)
-        return Groups(axes.unflatten(-1, (groups, self.size)).sort(-1).values)
+        """Ask the one whose turn it is."""
+        chosen = self.cheap if view.step % self.every else self.thorough
+        return chosen.select(view)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def fit(selection: Selection, steps: int) -> float:
 
 if __name__ == "__main__":
     for selection, steps in [
-        (RandomGroups(size=4), 100),
+        (Alternating(Matching(), Matching("greedy")), 300),
         (Block(size=4, rule=SteepestOf(sample=24)), 250),
     ]:
         loss = fit(selection, steps)

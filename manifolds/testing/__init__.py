@@ -1,6 +1,6 @@
 """A kit that proves a geometry right: every law of a manifold with coordinates, on random inputs.
 
-:func:`check_manifold` tries the laws of :mod:`givens.manifolds.laws` on inputs that Hypothesis draws
+:func:`check_manifold` tries the laws of :mod:`givens.manifolds.testing.laws` on inputs that Hypothesis draws
 and shrinks. It says in plain words which law is broken, for which input, by how much, and what that
 usually means. It is for the manifolds of this package and for anybody's own, in pytest and without. It
 needs Hypothesis: ``pip install 'givens[test]'``.
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import CoordinateManifold
-from .law_case import Case, DoesNotApply, Found, Setting
+from ..base import CoordinateManifold
+from .case import Case, DoesNotApply, Found, Setting
 from .laws import LAWS, Law, law
 
 __all__ = ["LAWS", "Case", "Law", "LawBroken", "Report", "check_manifold", "law"]
@@ -57,7 +57,8 @@ class Report:
     skipped: dict[str, str]
 
     def __str__(self) -> str:
-        lines = [f"{self.manifold}, points of shape {self.shape}: {len(self.checked)} laws hold"]
+        hold = "1 law holds" if len(self.checked) == 1 else f"{len(self.checked)} laws hold"
+        lines = [f"{self.manifold}, points of shape {self.shape}: {hold}"]
         for reason in dict.fromkeys(self.skipped.values()):
             names = [name for name, why in self.skipped.items() if why == reason]
             lines += [f"  not checked, because {reason}:", *(f"    {name}" for name in names)]

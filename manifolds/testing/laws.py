@@ -27,9 +27,9 @@ import geoopt
 import torch
 from torch import Tensor
 
-from .base import CoordinateManifold
-from .blocks import All, CoordinateBlock, Coordinates, Groups
-from .law_case import Case, DoesNotApply, Found, largest, plain
+from ..base import CoordinateManifold
+from ..blocks import All, CoordinateBlock, Coordinates, Groups
+from .case import Case, DoesNotApply, Found, largest, plain
 
 __all__ = ["LAWS", "Law", "law"]
 
@@ -627,23 +627,33 @@ def groups_hold_the_coordinates_of_their_axes(case: Case) -> None:
                 case.close(entries[a, b], own, what, x, g)
 
 
-@law("group_coordinates must number the pairs of places in a group along the rows of the triangle.")
-def group_coordinates_number_the_pairs_of_a_group(case: Case) -> None:
-    """The numbers that group_coordinates gives are those of the coordinates of the pairs of axes."""
+@law("group_coordinates, group_values and group_matrices put coordinates in different places.")
+def the_coordinates_of_a_group_have_their_axes_in_it(case: Case) -> None:
+    """The numbers of group_coordinates are those of the coordinates that turn axes of the group only, in
+    real geometries in the order of the pairs of its places; group_values takes the group's derivatives
+    to theirs, and group_matrices takes them back.
+    """  # noqa: D205
     case.kind = "groups"
-    x = case.point()
-    block = case.block(x)
+    x, manifold = case.point(), case.manifold
+    block, g = case.block(x), case.egrad(x)
     assert isinstance(block, Groups)
-    numbers = case.manifold.group_coordinates(x, block)
-    r = block.axes.shape[-1]
-    places = torch.combinations(torch.arange(r, device=x.device), 2)
-    pairs = block.axes[..., places.flatten()].unflatten(-1, (len(places), 2))
-    case.require(
-        numbers.shape == pairs.shape[:-1],
-        f"their shape is {tuple(numbers.shape)} for groups of shape {tuple(block.axes.shape)}",
-    )
-    axes = case.manifold.axes(x, numbers.flatten(-2))
-    case.close(axes, pairs.flatten(-3, -2), "the axes of the numbers, and the pairs")
+    numbers = manifold.group_coordinates(x, block)
+    axes = manifold.axes(x, torch.arange(manifold.num_coordinates(x), device=x.device))
+    for members, found in zip(block.axes.flatten(0, -2), numbers.flatten(0, -2), strict=True):
+        inside = torch.isin(axes, members).all(-1).nonzero().flatten()
+        what = f"the numbers for the axes {members.tolist()}, and those that axes says"
+        case.close(found.sort().values, inside, what)
+        if not x.is_complex():
+            pairs = members[torch.triu_indices(len(members), len(members), 1, device=x.device)].mT
+            case.close(
+                axes[found], pairs, f"the axes of the numbers {found.tolist()}, and the pairs"
+            )
+    matrices = manifold.derivatives(x, g, block)
+    values = manifold.group_values(x, matrices)
+    single = manifold.derivatives(x, g, Coordinates(numbers.flatten(-2), disjoint=False))
+    case.close(values, single.view_as(numbers), "group_values, and derivatives by numbers", x, g)
+    back = manifold.group_matrices(x, values, block.axes.shape[-1])
+    case.close(back, matrices, "group_matrices of group_values, and the matrices", x, g)
 
 
 @law("steepest was overridden, and ranks by something else than |∂_i f|/√s_i.")

@@ -1,4 +1,4 @@
-"""What a law of :mod:`givens.manifolds.laws` draws, and how it compares."""
+"""What a law of :mod:`givens.manifolds.testing.laws` draws, and how it compares."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import CoordinateManifold
-from .blocks import All, CoordinateBlock, Coordinates, Groups
+from ..base import CoordinateManifold
+from ..blocks import All, CoordinateBlock, Coordinates, Groups
 
 __all__ = ["Case", "DoesNotApply", "Found", "Setting"]
 
