@@ -20,9 +20,10 @@ extensions = [
     "sphinx.ext.autosummary",
     "numpydoc",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gallery"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -34,6 +35,19 @@ autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 autosummary_generate = True
 numpydoc_show_class_members = False
+
+# The scripts of gallery/ are run, and become pages in gallery_built/. Nothing that varies from build to
+# build is written: no times, no memory.
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "gallery_built",
+    "capture_repr": (),
+    "download_all_examples": False,
+    "min_reported_time": float("inf"),
+    "write_computation_times": False,
+    "show_signature": False,
+    "image_srcset": ["2x"],
+}
 
 # Every reference must resolve; those to other projects have no inventory here, so that building needs no
 # network.

@@ -350,7 +350,8 @@ class _Call:
         axes = cast(Groups, self.block).axes
         r = axes.shape[-1]
         self._tensor(index)
-        self._shape(index, (*axes.shape[:-1], r * (r - 1) // 2))
+        pairs = index.shape[-1:] if self.points[0].is_complex() else (r * (r - 1) // 2,)
+        self._shape(index, (*axes.shape[:-1], *pairs))
         self._index(index.flatten(-2))
 
     def _axes(self, axes: Any) -> None:

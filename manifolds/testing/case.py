@@ -113,10 +113,15 @@ class Case:
         return plain(x).clone()
 
     def vector(self, x: Tensor, length: float | None = None) -> Tensor:
-        """A tangent vector of a length, by default of this case's size."""
+        """A tangent vector of a length, by default of this case's size: in the metric and around it.
+
+        The longer of the two counts, for a metric may be a small multiple of the ambient one.
+        """
         u = self.manifold.proju(x, self.noise(*x.shape))
         length = self.size if length is None else length
-        return u * (length / self.manifold.inner(x, u, keepdim=True).sqrt())
+        square = self.manifold.inner(x, u, keepdim=True)
+        square = torch.maximum(square, self.per_point(self.dot(u, u)))
+        return u * (length / square.sqrt())
 
     def nearby(self) -> tuple[Tensor, Tensor, Tensor]:
         """A point, a short vector and where it leads: not as far as geodesics meet again."""
