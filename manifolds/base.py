@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from geoopt.manifolds import Manifold
+from geoopt.utils import size2shape
 from torch import Tensor
 
 from .blocks import All, CoordinateBlock, Coordinates, Groups
@@ -30,7 +31,7 @@ class CoordinateManifold(Manifold):
     Besides the methods of :class:`geoopt.manifolds.Manifold`, a subclass implements
     :meth:`num_axes`, :meth:`num_coordinates`, :meth:`axes`, :meth:`direction`, :meth:`derivatives`
     and :meth:`move_`; where its directions are no orthonormal basis, it states
-    :attr:`frame_bounds` or, where there are none, :meth:`step_scale`; and, where it can do better
+    ``frame_bounds`` or, where there are none, :meth:`step_scale`; and, where it can do better
     than what is here, :meth:`steepest`, :meth:`descend_` and :meth:`restore_`.
 
     Leading dimensions of a point are a batch; every point of it gets its own block. `block` is one
@@ -370,6 +371,18 @@ class CoordinateManifold(Manifold):
             raise ValueError(
                 f"times have shape {tuple(t.shape)}; expected one that broadcasts to {expected}"
             )
+
+    def _checked_size(
+        self, *size: int, dtype: torch.dtype | None
+    ) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and type of new points; by default torch's default type, made complex where needed."""
+        shape = size2shape(*size)
+        self._assert_check_shape(shape, "x")
+        if dtype is None:
+            dtype = torch.get_default_dtype()
+            dtype = dtype.to_complex() if self.dtypes[0].is_complex else dtype
+        self._assert_dtype(dtype)
+        return shape, dtype
 
     def _check_count(self, x: Tensor, k: int) -> None:
         """Raise unless a point has k coordinates."""

@@ -7,17 +7,16 @@ import math
 import geoopt
 import torch
 from geoopt import ManifoldTensor
-from geoopt.utils import size2shape
 from torch import Tensor
 
-from .base import CoordinateManifold
 from .blocks import All, CoordinateBlock, Coordinates
+from .embedded import EmbeddedMetric
 from .parts import unravel
 
 __all__ = ["Euclidean"]
 
 
-class Euclidean(CoordinateManifold, geoopt.Euclidean):
+class Euclidean(EmbeddedMetric, geoopt.Euclidean):
     """Euclidean space ℝⁿ: coordinate i is the translation of entry i, and its axis is that entry.
 
     :class:`givens.optim.SRCD` on it is the coordinate descent of the textbooks. Its directions are an
@@ -29,8 +28,6 @@ class Euclidean(CoordinateManifold, geoopt.Euclidean):
         Number of trailing dimensions that make up one point, whose entries are numbered in row-major
         order; the leading ones are a batch.
     """
-
-    frame_bounds = (1.0, 1.0)
 
     def __init__(self, ndim: int = 1) -> None:
         if ndim < 1:
@@ -59,10 +56,7 @@ class Euclidean(CoordinateManifold, geoopt.Euclidean):
         dtype, device, generator
             As in :func:`torch.randn`.
         """
-        shape = size2shape(*size)
-        self._assert_check_shape(shape, "x")
-        dtype = dtype or torch.get_default_dtype()
-        self._assert_dtype(dtype)
+        shape, dtype = self._checked_size(*size, dtype=dtype)
         x = torch.randn(shape, dtype=dtype, device=device, generator=generator)
         return ManifoldTensor((x * std + mean).to(dtype), manifold=self)
 
@@ -70,25 +64,9 @@ class Euclidean(CoordinateManifold, geoopt.Euclidean):
         """Every vector is tangent: `u` itself, with the batch of `x`."""
         return u.expand(torch.broadcast_shapes(x.shape, u.shape))
 
-    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
-        """Gradient: `u` itself, with the batch of `x`."""
-        return self.proju(x, u)
-
-    def inner(
-        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
-    ) -> Tensor:
-        """⟨u, v⟩, shape ``(...)`` or, with `keepdim`, ``(..., 1, …, 1)``; v = u by default."""
-        product = (u * (u if v is None else v)).sum(self._dims, keepdim=keepdim)
-        return self._with_batch(product, x, keepdim)
-
     def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
         """Products of entries, for geoopt's adaptive optimizers."""
         return self.proju(x, u * (u if v is None else v))
-
-    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        """‖u‖, whose gradient at 0 is taken for 0."""
-        norm = torch.linalg.vector_norm(u, dim=self._dims, keepdim=keepdim)
-        return self._with_batch(norm, x, keepdim)
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """‖x − y‖, whose gradient at x = y is taken for 0."""
@@ -168,13 +146,3 @@ class Euclidean(CoordinateManifold, geoopt.Euclidean):
         if bool(u.detach().isfinite().all()):
             return True, None
         return False, "it has entries that are NaN or infinite"
-
-    def _with_batch(self, result: Tensor, x: Tensor, keepdim: bool) -> Tensor:
-        """Numbers of points, with the batch of `x`."""
-        batch = (*x.shape[: -self.ndim], *(1,) * self.ndim * keepdim)
-        return result.expand(torch.broadcast_shapes(batch, result.shape))
-
-    @property
-    def _dims(self) -> tuple[int, ...]:
-        """The dimensions of a point."""
-        return tuple(range(-self.ndim, 0))

@@ -61,10 +61,6 @@ class Grassmann(OrthonormalColumns):
         """Orthogonal projection on the horizontal vectors: u − x(xᵀu)."""
         return u - x @ self._normal(x, u)
 
-    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
-        """Riemannian gradient: the projection of the Euclidean one."""
-        return self.proju(x, u)
-
     # Maps
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:

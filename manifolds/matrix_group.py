@@ -6,19 +6,18 @@ from collections.abc import Callable, Mapping
 
 import torch
 from geoopt import ManifoldTensor
-from geoopt.utils import size2shape
 from torch import Tensor
 
-from .base import CoordinateManifold
+from .embedded import EmbeddedMetric
 from .exponential import expm1
 from .logarithm import logarithm
 from .orthonormal import defect, nearest_orthonormal, orthonormalize_
-from .retractions import RETRACTIONS, exponential
+from .retractions import RETRACTIONS, ChosenRetraction, exponential
 
 __all__ = ["MatrixGroup"]
 
 
-class MatrixGroup(CoordinateManifold):
+class MatrixGroup(ChosenRetraction, EmbeddedMetric):
     """A group of orthogonal or unitary d×d matrices, with the metric ⟨ξ, ζ⟩ = Re tr(ξᴴζ).
 
     A tangent vector at x is xΩ with Ω in the group's Lie algebra of skew matrices, Ω = −Ωᴴ. The metric is
@@ -47,18 +46,6 @@ class MatrixGroup(CoordinateManifold):
     retractions: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = RETRACTIONS
     least_size = 2
 
-    def __init__(self, retraction: str = "exponential") -> None:
-        super().__init__()
-        if retraction not in self.retractions:
-            raise ValueError(
-                f"retraction {retraction!r} is unknown; choose from {[*self.retractions]}"
-            )
-        self.retraction = retraction
-
-    def extra_repr(self) -> str:
-        """Show the retraction where it is not the exponential."""
-        return "" if self.retraction == "exponential" else f"retraction={self.retraction!r}"
-
     # Points and tangent vectors
 
     def origin(
@@ -81,24 +68,6 @@ class MatrixGroup(CoordinateManifold):
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Orthogonal projection on the tangent space: x(xᴴu − uᴴx)/2, the paper's equation (7)."""
         return x @ self._algebra(x.mH @ u)
-
-    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
-        """Riemannian gradient: the projection of the Euclidean one."""
-        return self.proju(x, u)
-
-    def inner(
-        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
-    ) -> Tensor:
-        """⟨u, v⟩ = Re tr(uᴴv), shape ``(...)`` or ``(..., 1, 1)`` with `keepdim`; v = u by default."""
-        product = (u.conj() * (u if v is None else v)).sum((-2, -1), keepdim=keepdim).real
-        batch = torch.broadcast_shapes(x.shape[:-2], u.shape[:-2])
-        return product.expand((*batch, 1, 1) if keepdim else batch)
-
-    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        """‖u‖ = √tr(uᴴu), with the gradient 0 at u = 0."""
-        norm = torch.linalg.matrix_norm(u, keepdim=keepdim)
-        batch = torch.broadcast_shapes(x.shape[:-2], u.shape[:-2])
-        return norm.expand((*batch, 1, 1) if keepdim else batch)
 
     # Maps
 
@@ -183,18 +152,6 @@ class MatrixGroup(CoordinateManifold):
         )
 
     # Parts
-
-    def _checked_size(
-        self, *size: int, dtype: torch.dtype | None
-    ) -> tuple[tuple[int, ...], torch.dtype]:
-        """Shape and type of new points; by default torch's default type, made complex where needed."""
-        shape = size2shape(*size)
-        self._assert_check_shape(shape, "x")
-        if dtype is None:
-            dtype = torch.get_default_dtype()
-            dtype = dtype.to_complex() if self.dtypes[0].is_complex else dtype
-        self._assert_dtype(dtype)
-        return shape, dtype
 
     def _algebra(self, a: Tensor) -> Tensor:
         """The matrix of the Lie algebra nearest to `a`: its skew part."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from geoopt import ManifoldTensor
-from geoopt.utils import size2shape
 from torch import Tensor
 
 from .blocks import All, CoordinateBlock, Groups
+from .embedded import EmbeddedMetric
 from .pairs import number_to_pair, pair_to_number
 from .rotation_coordinates import RotationCoordinates
 from .sphere import Sphere
@@ -15,7 +15,7 @@ from .sphere import Sphere
 __all__ = ["Oblique"]
 
 
-class Oblique(RotationCoordinates):
+class Oblique(EmbeddedMetric, RotationCoordinates):
     r"""The oblique manifold {X ∈ ℝ^{n×p} : diag(XᵀX) = 1}, with the metric ⟨U, V⟩ = tr(UᵀV).
 
     Every column is a point of the unit sphere S^{n−1}, by itself: a product of p spheres (Absil and
@@ -94,10 +94,7 @@ class Oblique(RotationCoordinates):
         ManifoldTensor
             With columns of norm 1 to the last digit.
         """
-        shape = size2shape(*size)
-        self._assert_check_shape(shape, "x")
-        dtype = dtype or torch.get_default_dtype()
-        self._assert_dtype(dtype)
+        shape, dtype = self._checked_size(*size, dtype=dtype)
         x = torch.randn(shape, dtype=torch.float64, device=device, generator=generator)
         return ManifoldTensor(self.projx(x).to(dtype), manifold=self)
 
@@ -109,10 +106,7 @@ class Oblique(RotationCoordinates):
         seed: int | None = None,
     ) -> Tensor:
         """Matrices whose columns all are the first unit vector; `seed` is ignored."""
-        shape = size2shape(*size)
-        self._assert_check_shape(shape, "x")
-        dtype = dtype or torch.get_default_dtype()
-        self._assert_dtype(dtype)
+        shape, dtype = self._checked_size(*size, dtype=dtype)
         x = torch.zeros(shape, dtype=dtype, device=device)
         x.select(self.dim, 0).fill_(1)
         return ManifoldTensor(x, manifold=self)
@@ -126,24 +120,6 @@ class Oblique(RotationCoordinates):
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Orthogonal projection on the tangent space, column by column: u − x·diag(xᵀu)."""
         return self._spheres(self._sphere.proju(self._spheres(x), self._spheres(u)))
-
-    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
-        """Riemannian gradient: the projection of the Euclidean one."""
-        return self.proju(x, u)
-
-    def inner(
-        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
-    ) -> Tensor:
-        """⟨u, v⟩ = tr(uᵀv), shape ``(...)`` or ``(..., 1, 1)`` with `keepdim`; v = u by default."""
-        product = (u * (u if v is None else v)).sum((-2, -1), keepdim=keepdim)
-        batch = torch.broadcast_shapes(x.shape[:-2], u.shape[:-2])
-        return product.expand((*batch, 1, 1) if keepdim else batch)
-
-    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        """‖u‖ = √tr(uᵀu), whose gradient at u = 0 is taken for 0."""
-        norm = torch.linalg.vector_norm(u, dim=(-2, -1), keepdim=keepdim)
-        batch = torch.broadcast_shapes(x.shape[:-2], u.shape[:-2])
-        return norm.expand((*batch, 1, 1) if keepdim else batch)
 
     # Maps: those of the sphere, column by column
 

@@ -104,7 +104,7 @@ def orthonormalize_(x: Tensor) -> Tensor:
 
 
 def defect(x: Tensor) -> float:
-    """Largest entry of |xᴴx − I| in a batch of matrices, shape ``(..., n, p)``; read by the host."""
+    """Largest entry of ``|xᴴx − I|`` in a batch of matrices, shape ``(..., n, p)``; read by the host."""
     gram = x.detach().mH @ x.detach()
     gram.diagonal(dim1=-2, dim2=-1).sub_(1)
     return float(gram.abs().max()) if gram.numel() else 0.0

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
-from geoopt import ManifoldTensor
 from torch import Tensor
 
 from .base import CoordinateManifold
 from .blocks import All, CoordinateBlock, Coordinates, Groups
 from .parts import by_count, items_of, merge_steepest, same_kind, unravel
+from .wrapped import Wrapped
 
 __all__ = ["Power"]
 
 
-class Power(CoordinateManifold):
+class Power(Wrapped):
     """N copies of a manifold as one point, such as the N rotations of SO(3)ᴺ.
 
     A point has shape ``(..., N, *point)``, and its metric is the sum over the copies. Coordinates and
@@ -57,50 +56,14 @@ class Power(CoordinateManifold):
     """
 
     def __init__(self, manifold: CoordinateManifold) -> None:
-        if not isinstance(manifold, CoordinateManifold):
-            raise TypeError(f"Power takes a manifold with coordinates, not {manifold!r}")
-        super().__init__()
-        self.base = manifold
-        self.name = f"Power({manifold.name})"
+        super().__init__(manifold)
         self.ndim = manifold.ndim + 1
-        self.reversible = manifold.reversible
-        self.dtypes = manifold.dtypes
 
     def extra_repr(self) -> str:
         """Show the settings of the base."""
         return self.base.extra_repr()
 
-    # Points and tangent vectors
-
-    def random(
-        self,
-        *size: int,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Independent random points of the base, which also takes the other arguments."""
-        x = self.base.random(*size, dtype=dtype, device=device, **kwargs)
-        return ManifoldTensor(x, manifold=self)
-
-    def origin(
-        self,
-        *size: int,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        seed: int | None = 42,
-    ) -> Tensor:
-        """Origins of the base."""
-        x = self.base.origin(*size, dtype=dtype, device=device, seed=seed)
-        return ManifoldTensor(x, manifold=self)
-
-    def projx(self, x: Tensor) -> Tensor:
-        """Projection of each copy."""
-        return self.base.projx(x)
-
-    def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        """Projection for each copy."""
-        return self.base.proju(x, u)
+    # Metric
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """Riemannian gradient, copy by copy."""
@@ -120,43 +83,9 @@ class Power(CoordinateManifold):
         """Root of the sum of the copies' ‖u‖²."""
         return self._kept(torch.linalg.vector_norm(self.base.norm(x, u), dim=-1), keepdim)
 
-    # Maps
-
-    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        """Exponential of each copy."""
-        return self.base.expmap(x, u)
-
-    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        """Logarithm of each copy."""
-        return self.base.logmap(x, y)
-
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Root of the sum of the copies' squared distances."""
         return self._kept(torch.linalg.vector_norm(self.base.dist(x, y), dim=-1), keepdim)
-
-    def retr(self, x: Tensor, u: Tensor) -> Tensor:
-        """Retraction of each copy."""
-        return self.base.retr(x, u)
-
-    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """Transport in each copy."""
-        return self.base.transp(x, y, v)
-
-    def transp_follow_expmap(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Transport along each copy's exponential."""
-        return self.base.transp_follow_expmap(x, u, v)
-
-    def transp_follow_retr(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Transport along each copy's retraction."""
-        return self.base.transp_follow_retr(x, u, v)
-
-    def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Exponential and transport in each copy."""
-        return self.base.expmap_transp(x, u, v)
-
-    def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Retraction and transport in each copy."""
-        return self.base.retr_transp(x, u, v)
 
     # Coordinates
 
@@ -188,14 +117,6 @@ class Power(CoordinateManifold):
         copy = block.axes[..., :1] // self.base.num_axes(x)
         own = Groups(block.axes - copy * self.base.num_axes(x))
         return self.base.group_coordinates(x, own) + copy * self.base.num_coordinates(x)
-
-    def group_values(self, x: Tensor, matrices: Tensor) -> Tensor:
-        """Return the derivatives that the base finds in the matrices of groups."""
-        return self.base.group_values(x, matrices)
-
-    def group_matrices(self, x: Tensor, values: Tensor, r: int) -> Tensor:
-        """Return the matrices of groups, as the base makes them."""
-        return self.base.group_matrices(x, values, r)
 
     def direction(self, x: Tensor, index: Tensor) -> Tensor:
         """Return the directions f_i as dense vectors, 0 in all copies but one."""
@@ -279,10 +200,6 @@ class Power(CoordinateManifold):
             x[at] = y
         return x
 
-    def restore_(self, x: Tensor) -> Tensor:
-        """Restore each copy, in place."""
-        return self.base.restore_(x)
-
     def restore_period(self, x: Tensor) -> int:
         """Return N times that of the base: what a copy gets of uniformly chosen coordinates."""
         return self._copies(x) * self.base.restore_period(x)
@@ -307,18 +224,6 @@ class Power(CoordinateManifold):
                 "the copies before those of a point"
             )
         return self.base._check_shape(shape, name)
-
-    def _check_point_on_manifold(
-        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        return self.base._check_point_on_manifold(x, atol=atol, rtol=rtol)
-
-    def _check_vector_on_tangent(
-        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        return self.base._check_vector_on_tangent(x, u, atol=atol, rtol=rtol)
-
-    # Parts
 
     def _copies(self, x: Tensor) -> int:
         """N."""

@@ -7,7 +7,7 @@ O(‖A‖^(order+1)).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from .rotations import rotate_columns
 
 __all__ = [
     "RETRACTIONS",
+    "ChosenRetraction",
     "cayley",
     "exponential",
     "givens",
@@ -69,3 +70,32 @@ RETRACTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "polar": polar,
     "givens": givens,
 }
+
+
+class ChosenRetraction:
+    """What manifolds have in common whose constructor chooses a retraction by name.
+
+    Parameters
+    ----------
+    retraction : str
+        What ``retr`` does: a name in :attr:`retractions`.
+
+    Attributes
+    ----------
+    retractions : iterable of str
+        The names.
+    """
+
+    retractions: Iterable[str]
+
+    def __init__(self, retraction: str = "exponential") -> None:
+        super().__init__()
+        if retraction not in self.retractions:
+            raise ValueError(
+                f"retraction {retraction!r} is unknown; choose from {[*self.retractions]}"
+            )
+        self.retraction = retraction
+
+    def extra_repr(self) -> str:
+        """Show the retraction where it is not the exponential."""
+        return "" if self.retraction == "exponential" else f"retraction={self.retraction!r}"

@@ -25,7 +25,7 @@ class RotationCoordinates(CoordinateManifold):
 
     A subclass says where the axes of a point are: :meth:`columns` shows it as a matrix that has one
     column for each. Coordinate i is the pair of axes (j, l), j < l, numbered along the rows of the
-    strict upper triangle (:mod:`givens.manifolds.pairs`); moving along it for the time t rotates the
+    strict upper triangle (``givens.manifolds.pairs``); moving along it for the time t rotates the
     columns j and l by the angle ``radians * t``, and its direction f_i puts the column j in the place
     l and minus the column l in the place j, times ``radians``.
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from geoopt import ManifoldTensor
 from torch import Tensor, nn
 
 from .base import CoordinateManifold
-from .blocks import CoordinateBlock, Groups
+from .blocks import CoordinateBlock
+from .wrapped import Wrapped
 
 __all__ = ["Scaled"]
 
 
-class Scaled(CoordinateManifold):
+class Scaled(Wrapped):
     r"""A manifold whose lengths are s times as long: ⟨ξ, ζ⟩ₛ = s²⟨ξ, ζ⟩.
 
     Points, tangent vectors, geodesics, coordinates and moves are those of the base. Norms and
@@ -58,22 +57,12 @@ class Scaled(CoordinateManifold):
     def __init__(
         self, manifold: CoordinateManifold, scale: float | Tensor = 1.0, learnable: bool = False
     ) -> None:
-        if not isinstance(manifold, CoordinateManifold):
-            raise TypeError(
-                f"Scaled takes a manifold with coordinates, not {manifold!r}; "
-                "for a manifold of geoopt there is geoopt.Scaled"
-            )
         scale = torch.as_tensor(scale).detach().clone()
         if not scale.is_floating_point():
             scale = scale.to(torch.get_default_dtype())
         if scale.dim() > 0 or not bool(scale.isfinite() & (scale > 0)):
             raise ValueError(f"scale={scale}: expected one finite number above 0")
-        super().__init__()
-        self.base = manifold
-        self.name = f"Scaled({manifold.name})"
-        self.ndim = manifold.ndim
-        self.reversible = manifold.reversible
-        self.dtypes = manifold.dtypes
+        super().__init__(manifold)
         self.every_pair = manifold.every_pair
         # The names of geoopt's, for its saved states.
         if learnable:
@@ -107,37 +96,7 @@ class Scaled(CoordinateManifold):
         """Show the scale."""
         return f"scale={float(self.scale.detach()):g}"
 
-    # Points and tangent vectors
-
-    def random(
-        self,
-        *size: int,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Random points of the base."""
-        x = self.base.random(*size, dtype=dtype, device=device, **kwargs)
-        return ManifoldTensor(x, manifold=self)
-
-    def origin(
-        self,
-        *size: int,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        seed: int | None = 42,
-    ) -> Tensor:
-        """Origin of the base."""
-        x = self.base.origin(*size, dtype=dtype, device=device, seed=seed)
-        return ManifoldTensor(x, manifold=self)
-
-    def projx(self, x: Tensor) -> Tensor:
-        """Projection of the base."""
-        return self.base.projx(x)
-
-    def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        """Projection of the base."""
-        return self.base.proju(x, u)
+    # Metric
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """Riemannian gradient: that of the base, divided by s²."""
@@ -157,43 +116,9 @@ class Scaled(CoordinateManifold):
         """Norm in the base, times s."""
         return self._times(self.base.norm(x, u, keepdim=keepdim), 1)
 
-    # Maps
-
-    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        """Exponential of the base: the geodesics are the same curves."""
-        return self.base.expmap(x, u)
-
-    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        """Logarithm of the base."""
-        return self.base.logmap(x, y)
-
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Distance in the base, times s."""
         return self._times(self.base.dist(x, y, keepdim=keepdim), 1)
-
-    def retr(self, x: Tensor, u: Tensor) -> Tensor:
-        """Retraction of the base."""
-        return self.base.retr(x, u)
-
-    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """Transport of the base."""
-        return self.base.transp(x, y, v)
-
-    def transp_follow_expmap(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Transport of the base along its exponential."""
-        return self.base.transp_follow_expmap(x, u, v)
-
-    def transp_follow_retr(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Transport of the base along its retraction."""
-        return self.base.transp_follow_retr(x, u, v)
-
-    def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Exponential and transport of the base."""
-        return self.base.expmap_transp(x, u, v)
-
-    def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Retraction and transport of the base."""
-        return self.base.retr_transp(x, u, v)
 
     # Coordinates
 
@@ -220,18 +145,6 @@ class Scaled(CoordinateManifold):
     def axes(self, x: Tensor, index: Tensor) -> Tensor:
         """Axes of the base."""
         return self.base.axes(x, index)
-
-    def group_coordinates(self, x: Tensor, block: Groups) -> Tensor:
-        """Numbers of the base."""
-        return self.base.group_coordinates(x, block)
-
-    def group_values(self, x: Tensor, matrices: Tensor) -> Tensor:
-        """Derivatives that the base finds in the matrices of groups."""
-        return self.base.group_values(x, matrices)
-
-    def group_matrices(self, x: Tensor, values: Tensor, r: int) -> Tensor:
-        """Matrices of groups, as the base makes them."""
-        return self.base.group_matrices(x, values, r)
 
     def direction(self, x: Tensor, index: Tensor) -> Tensor:
         """Directions of the base."""
@@ -263,10 +176,6 @@ class Scaled(CoordinateManifold):
         """Step as the base does, with s² times its step scales."""
         return self.base.descend_(x, egrad, block, lambda f, scale: rule(f, self._times(scale, 2)))
 
-    def restore_(self, x: Tensor) -> Tensor:
-        """Restore as the base does."""
-        return self.base.restore_(x)
-
     def restore_period(self, x: Tensor) -> int:
         """Period of the base."""
         return self.base.restore_period(x)
@@ -278,18 +187,3 @@ class Scaled(CoordinateManifold):
     def _times(self, value: Tensor, power: int) -> Tensor:
         """Return `value` times a power of s, taken in the precision of `value`."""
         return value * self.scale.to(value.dtype.to_real()) ** power
-
-    # Checks
-
-    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
-        return self.base._check_shape(shape, name)
-
-    def _check_point_on_manifold(
-        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        return self.base._check_point_on_manifold(x, atol=atol, rtol=rtol)
-
-    def _check_vector_on_tangent(
-        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        return self.base._check_vector_on_tangent(x, u, atol=atol, rtol=rtol)

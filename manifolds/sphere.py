@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from geoopt import ManifoldTensor
-from geoopt.utils import size2shape
 from torch import Tensor
 
+from .embedded import EmbeddedMetric
+from .retractions import ChosenRetraction
 from .rotation_coordinates import RotationCoordinates
 
 __all__ = ["Sphere"]
@@ -17,7 +18,7 @@ _SMALL = 1e-2
 _TERMS = 8
 
 
-class Sphere(RotationCoordinates):
+class Sphere(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
     r"""The unit sphere S^{n−1} = {x ∈ ℝⁿ : ‖x‖ = 1}, with the metric ⟨u, v⟩ = uᵀv of the space around it.
 
     The tangent space is T_x = {u : xᵀu = 0}, of dimension n − 1. Coordinate i is the pair of entries
@@ -54,18 +55,7 @@ class Sphere(RotationCoordinates):
     name = "Sphere"
     ndim = 1
     reversible = False
-
-    def __init__(self, retraction: str = "exponential") -> None:
-        super().__init__()
-        if retraction not in ("exponential", "projection"):
-            raise ValueError(
-                f"retraction {retraction!r} is unknown; choose from ['exponential', 'projection']"
-            )
-        self.retraction = retraction
-
-    def extra_repr(self) -> str:
-        """Show the retraction where it is not the exponential."""
-        return "" if self.retraction == "exponential" else f"retraction={self.retraction!r}"
+    retractions = ("exponential", "projection")
 
     # Points and tangent vectors
 
@@ -90,10 +80,7 @@ class Sphere(RotationCoordinates):
         ManifoldTensor
             Of norm 1 to the last digit: drawn and normalized in float64.
         """
-        shape = size2shape(*size)
-        self._assert_check_shape(shape, "x")
-        dtype = dtype or torch.get_default_dtype()
-        self._assert_dtype(dtype)
+        shape, dtype = self._checked_size(*size, dtype=dtype)
         x = torch.randn(shape, dtype=torch.float64, device=device, generator=generator)
         return ManifoldTensor(self.projx(x).to(dtype), manifold=self)
 
@@ -105,10 +92,7 @@ class Sphere(RotationCoordinates):
         seed: int | None = None,
     ) -> Tensor:
         """Copies of the first unit vector e_0, shape ``(..., n)``; `seed` is ignored."""
-        shape = size2shape(*size)
-        self._assert_check_shape(shape, "x")
-        dtype = dtype or torch.get_default_dtype()
-        self._assert_dtype(dtype)
+        shape, dtype = self._checked_size(*size, dtype=dtype)
         x = torch.zeros(shape, dtype=dtype, device=device)
         x[..., 0] = 1
         return ManifoldTensor(x, manifold=self)
@@ -130,24 +114,6 @@ class Sphere(RotationCoordinates):
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Orthogonal projection on the tangent space: u − (xᵀu)x."""
         return u - _dot(x, u) * x
-
-    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
-        """Riemannian gradient: the projection of the Euclidean one."""
-        return self.proju(x, u)
-
-    def inner(
-        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
-    ) -> Tensor:
-        """⟨u, v⟩ = uᵀv, shape ``(...)`` or ``(..., 1)`` with `keepdim`; v = u by default."""
-        product = (u * (u if v is None else v)).sum(-1, keepdim=keepdim)
-        batch = torch.broadcast_shapes(x.shape[:-1], u.shape[:-1])
-        return product.expand((*batch, 1) if keepdim else batch)
-
-    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        """‖u‖, whose gradient at u = 0 is taken for 0."""
-        norm = torch.linalg.vector_norm(u, dim=-1, keepdim=keepdim)
-        batch = torch.broadcast_shapes(x.shape[:-1], u.shape[:-1])
-        return norm.expand((*batch, 1) if keepdim else batch)
 
     # Maps
 

@@ -6,9 +6,9 @@ import math
 
 import torch
 from geoopt import ManifoldTensor
-from geoopt.utils import size2shape
 from torch import Tensor
 
+from .embedded import EmbeddedMetric
 from .exponential import expm1
 from .orthogonal import OrthogonalGroup
 from .orthonormal import (
@@ -19,13 +19,14 @@ from .orthonormal import (
     qr_factor,
     random_orthonormal,
 )
+from .retractions import ChosenRetraction
 from .rotation_coordinates import RotationCoordinates
 from .sphere import Sphere
 
 __all__ = ["OrthonormalColumns", "Stiefel", "thin_exponential"]
 
 
-class OrthonormalColumns(RotationCoordinates):
+class OrthonormalColumns(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
     """What the Stiefel and the Grassmann manifold share: points are n×p matrices x with xᵀx = I.
 
     Coordinate i is the pair of rows (j, l), j < l, numbered along the rows of the strict upper
@@ -52,18 +53,6 @@ class OrthonormalColumns(RotationCoordinates):
     # What vanishes for tangent vectors, as the checks print it.
     _tangency: str
 
-    def __init__(self, retraction: str = "exponential") -> None:
-        super().__init__()
-        if retraction not in self.retractions:
-            raise ValueError(
-                f"retraction {retraction!r} is unknown; choose from {[*self.retractions]}"
-            )
-        self.retraction = retraction
-
-    def extra_repr(self) -> str:
-        """Show the retraction where it is not the exponential."""
-        return "" if self.retraction == "exponential" else f"retraction={self.retraction!r}"
-
     # Points and tangent vectors
 
     def random(
@@ -87,10 +76,7 @@ class OrthonormalColumns(RotationCoordinates):
         ManifoldTensor
             With columns that are orthonormal to the last digit.
         """
-        shape = size2shape(*size)
-        self._assert_check_shape(shape, "x")
-        dtype = dtype or torch.get_default_dtype()
-        self._assert_dtype(dtype)
+        shape, dtype = self._checked_size(*size, dtype=dtype)
         x = random_orthonormal(*shape, dtype=dtype, device=device, generator=generator)
         return ManifoldTensor(x, manifold=self)
 
@@ -102,10 +88,7 @@ class OrthonormalColumns(RotationCoordinates):
         seed: int | None = None,
     ) -> Tensor:
         """The first p columns of the identity, shape ``(..., n, p)``; `seed` is ignored."""
-        shape = size2shape(*size)
-        self._assert_check_shape(shape, "x")
-        dtype = dtype or torch.get_default_dtype()
-        self._assert_dtype(dtype)
+        shape, dtype = self._checked_size(*size, dtype=dtype)
         x = torch.eye(*shape[-2:], dtype=dtype, device=device)
         return ManifoldTensor(x.expand(shape).clone(), manifold=self)
 
@@ -114,20 +97,6 @@ class OrthonormalColumns(RotationCoordinates):
         self._assert_check_shape(x.shape, "x")
         self._assert_dtype(x.dtype)
         return nearest_orthonormal(x)
-
-    def inner(
-        self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False
-    ) -> Tensor:
-        """⟨u, v⟩ = tr(uᵀv), shape ``(...)`` or ``(..., 1, 1)`` with `keepdim`; v = u by default."""
-        product = (u * (u if v is None else v)).sum((-2, -1), keepdim=keepdim)
-        batch = torch.broadcast_shapes(x.shape[:-2], product.shape[: -2 if keepdim else None])
-        return product.expand((*batch, 1, 1) if keepdim else batch)
-
-    def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
-        """‖u‖ = √⟨u, u⟩, whose gradient at u = 0 is taken for 0."""
-        norm = torch.linalg.matrix_norm(u, keepdim=keepdim)
-        batch = torch.broadcast_shapes(x.shape[:-2], u.shape[:-2])
-        return norm.expand((*batch, 1, 1) if keepdim else batch)
 
     # Maps
 
@@ -270,7 +239,7 @@ class Stiefel(OrthonormalColumns):
         The projection of g in the Euclidean metric, g − x gᵀx in the canonical one.
         """
         if self.metric == "euclidean":
-            return self.proju(x, u)
+            return super().egrad2rgrad(x, u)
         return u - x @ (u.mT @ x)
 
     def inner(

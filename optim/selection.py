@@ -195,6 +195,11 @@ def _first_disjoint(axes: Tensor, num_axes: int, k: int) -> Tensor:
         settled = taken & (place < candidate.amin(-1, keepdim=True))
         if bool((settled.sum(-1) >= k).all()):
             break
+        if not bool(alive.any()):
+            raise ValueError(
+                f"there are not {k} coordinates that share none of the {num_axes} axes in every point: "
+                "the manifold's num_disjoint promises too many"
+            )
         first = torch.full((*batch, num_axes), m, device=axes.device).scatter_reduce(
             -1, flat, candidate.repeat_interleave(a, -1), "amin"
         )

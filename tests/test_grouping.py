@@ -11,7 +11,14 @@ from geoopt import ManifoldParameter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from givens.manifolds import Coordinates, Euclidean, Groups, OrthogonalGroup
+from givens.manifolds import (
+    Coordinates,
+    Euclidean,
+    Groups,
+    OrthogonalGroup,
+    Power,
+    SpecialOrthogonalGroup,
+)
 from givens.manifolds.pairs import round_robin
 from givens.optim import SRCD, SRGD, Adam, GradientView, Grouping, Matching
 from givens.optim.grouping import greedy_matching
@@ -267,3 +274,13 @@ def test_on_a_geometry_of_single_axes_a_matching_is_everything(order):
     p.grad = torch.tensor([1.0, -2.0, 3.0, 0.0])
     SRCD([p], 0.1, Matching(order)).step()
     torch.testing.assert_close(p.detach(), -0.1 * p.grad)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_on_a_power_every_copy_is_matched(order):
+    manifold = Power(SpecialOrthogonalGroup())
+    p = ManifoldParameter(manifold.random(4, 3, 3), manifold=manifold)
+    p.grad = torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(0))
+    before = p.detach().clone()
+    SRCD([p], 0.1, Matching(order)).step()
+    assert bool((p != before).any(-1).any(-1).all())

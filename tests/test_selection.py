@@ -402,3 +402,9 @@ def test_a_block_larger_than_what_there_is_says_so(rule):
         Block(size=11, rule=rule).select(view_of(5))
     with pytest.raises(ValueError, match=r"wants 3 disjoint coordinates; .*OrthogonalGroup has 2"):
         Block(size=3, rule=rule, disjoint=True).select(view_of(5))
+
+
+def test_a_geometry_that_promises_too_many_disjoint_coordinates_is_found_out(monkeypatch):
+    monkeypatch.setattr(OrthogonalGroup, "num_disjoint", lambda *_: 4)
+    with pytest.raises(ValueError, match="promises too many"):
+        Block(size=3, disjoint=True).select(view_of(5))
