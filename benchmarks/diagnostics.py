@@ -15,7 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from givens.manifolds import CoordinateBlock, OrthogonalGroup, Stiefel, check_gradient, check_move
+from givens.manifolds import CoordinateBlock, OrthogonalGroup, Stiefel
+from givens.manifolds.testing import check_gradient, check_move
 from givens.rnn.atomic import atomic_write
 
 

@@ -2,7 +2,6 @@
 
 from .base import CoordinateManifold
 from .blocks import All, CoordinateBlock, Coordinates, Groups
-from .diagnostics import Diagnosis, check_gradient, check_move, check_retraction
 from .euclidean import Euclidean
 from .grassmann import Grassmann
 from .oblique import Oblique
@@ -16,14 +15,12 @@ from .special_orthogonal import SpecialOrthogonalGroup
 from .sphere import Sphere
 from .stiefel import Stiefel
 from .unitary import SpecialUnitaryGroup, UnitaryGroup
-from .validating import Validating
 
 __all__ = [
     "All",
     "CoordinateBlock",
     "CoordinateManifold",
     "Coordinates",
-    "Diagnosis",
     "Euclidean",
     "Grassmann",
     "Groups",
@@ -38,10 +35,6 @@ __all__ = [
     "Sphere",
     "Stiefel",
     "UnitaryGroup",
-    "Validating",
-    "check_gradient",
-    "check_move",
-    "check_retraction",
     "constrain",
     "refuse_assign",
 ]

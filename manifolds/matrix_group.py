@@ -134,7 +134,7 @@ class MatrixGroup(ChosenRetraction, EmbeddedMetric):
         if error <= atol + rtol:
             return True, None
         return False, (
-            f"max |xᴴx − I| is {error:.1e}, allowed {atol + rtol:.1e}; "
+            f"max |x{_adjoint(x)}x − I| is {error:.1e}, allowed {atol + rtol:.1e}; "
             f"{self.name}().projx(x) gives the nearest point"
         )
 
@@ -147,8 +147,8 @@ class MatrixGroup(ChosenRetraction, EmbeddedMetric):
         if bool((error.isfinite() & (error <= allowed)).all()):
             return True, None
         return False, (
-            f"max |xᴴu + uᴴx| is {float(error.max()):.1e}; {self.name}().proju(x, u) gives the "
-            "nearest tangent vector"
+            f"max |x{_adjoint(x)}u + u{_adjoint(x)}x| is {float(error.max()):.1e}; "
+            f"{self.name}().proju(x, u) gives the nearest tangent vector"
         )
 
     # Parts
@@ -160,3 +160,8 @@ class MatrixGroup(ChosenRetraction, EmbeddedMetric):
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         """The matrix A of the Lie algebra with y = x·expm(A)."""
         return logarithm(x.mH @ y)
+
+
+def _adjoint(x: Tensor) -> str:
+    """How messages write the adjoint: a real one is the transpose."""
+    return "ᴴ" if x.is_complex() else "ᵀ"

@@ -29,10 +29,10 @@ from givens.manifolds import (
     Sphere,
     Stiefel,
     UnitaryGroup,
-    Validating,
     constrain,
 )
-from givens.manifolds.validating import _LAWS
+from givens.manifolds.testing import Validating
+from givens.manifolds.testing.validating import _LAWS
 from givens.optim import SRCD, SRGD, Block, Cyclic, GaussSouthwell, Uniform
 
 GROUP = OrthogonalGroup()

@@ -14,8 +14,8 @@ from geoopt import ManifoldTensor
 from geoopt.manifolds import Manifold
 from torch import Tensor
 
-from .base import CoordinateManifold
-from .blocks import All, CoordinateBlock, Coordinates, Groups
+from ..base import CoordinateManifold
+from ..blocks import All, CoordinateBlock, Coordinates, Groups
 
 __all__ = ["Validating"]
 
@@ -84,7 +84,7 @@ class Validating(Manifold):
     that a method changes what it should change and nothing else. The error names the method and
     the argument or result, and says what to do.
 
-    Wrapping a :class:`CoordinateManifold` gives a :class:`CoordinateManifold`, which
+    Wrapping a :class:`~givens.manifolds.CoordinateManifold` gives one, which
     :class:`givens.optim.SRCD` takes.
 
     Parameters
@@ -117,7 +117,8 @@ class Validating(Manifold):
     Examples
     --------
     >>> import torch
-    >>> from givens.manifolds import OrthogonalGroup, Validating
+    >>> from givens.manifolds import OrthogonalGroup
+    >>> from givens.manifolds.testing import Validating
     >>> manifold = Validating(OrthogonalGroup())
     >>> x = torch.eye(3)
     >>> manifold.expmap(x, 0.01 * torch.ones(3, 3))

@@ -24,9 +24,9 @@ import torch
 from geoopt.manifolds import Manifold
 from torch import Tensor
 
-from ..extras import extra
-from .base import CoordinateManifold
-from .blocks import Coordinates
+from ...extras import extra
+from ..base import CoordinateManifold
+from ..blocks import Coordinates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -204,7 +204,8 @@ def check_gradient(
     Examples
     --------
     >>> import torch
-    >>> from givens.manifolds import OrthogonalGroup, check_gradient
+    >>> from givens.manifolds import OrthogonalGroup
+    >>> from givens.manifolds.testing import check_gradient
     >>> manifold = OrthogonalGroup()
     >>> a = torch.arange(9.0, dtype=torch.float64).reshape(3, 3)
     >>> def cost(x):
@@ -305,7 +306,8 @@ def check_move(
     Examples
     --------
     >>> import torch
-    >>> from givens.manifolds import OrthogonalGroup, check_move
+    >>> from givens.manifolds import OrthogonalGroup
+    >>> from givens.manifolds.testing import check_move
     >>> check_move(OrthogonalGroup(), torch.eye(3))
     check_move on OrthogonalGroup: right
         motion: Nothing but rounding is left of the error.
@@ -396,7 +398,8 @@ def check_retraction(
     Examples
     --------
     >>> import torch
-    >>> from givens.manifolds import OrthogonalGroup, check_retraction
+    >>> from givens.manifolds import OrthogonalGroup
+    >>> from givens.manifolds.testing import check_retraction
     >>> bool(check_retraction(OrthogonalGroup("cayley"), torch.eye(4), order=2))
     True
     """
