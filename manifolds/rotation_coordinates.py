@@ -9,15 +9,12 @@ from torch import Tensor
 
 from .base import CoordinateManifold
 from .blocks import CoordinateBlock, Coordinates, Groups
+from .columns import PANEL, column_index, panels, put_, take, take_groups
 from .exponential import expm1
 from .pairs import number_to_pair, pair_to_number
-from .rotations import column_index, rotate_columns_
+from .rotations import rotate_columns_
 
-__all__ = ["PANEL", "RotationCoordinates", "take", "take_groups"]
-
-# Entries that a pass over gradients and points may hold at a time: bounds the memory of a large
-# block or of a ranking of all coordinates, and is large enough for matrix products to run at speed.
-PANEL = 2**21
+__all__ = ["RotationCoordinates"]
 
 
 class RotationCoordinates(CoordinateManifold):
@@ -89,13 +86,10 @@ class RotationCoordinates(CoordinateManifold):
         self.check_block(x, block)
         y, g = self.columns(x), self.columns(egrad)
         if isinstance(block, Coordinates):
-            j, l = self._pairs(x, block.index)
-            width = max(1, PANEL // y.shape[-2])
-            parts = [
-                (take(y, a) * take(g, b)).sum(-2).sub_((take(y, b) * take(g, a)).sum(-2))
-                for a, b in zip(j.split(width, -1), l.split(width, -1), strict=True)
-            ]
-            return torch.cat(parts, -1).mul_(self.radians)
+            return self._slopes(y, g, *self._pairs(x, block.index))
+        if isinstance(block, Groups) and block.axes.shape[-1] == 2:
+            j, l = (a.expand(*y.shape[:-2], a.shape[-1]) for a in block.axes.unbind(-1))
+            return self.group_matrices(x, self._slopes(y, g, j, l).unsqueeze(-1), 2)
         if isinstance(block, Groups):
             a = take_groups(y, block.axes).mT @ take_groups(g, block.axes)
             return (a - a.mT).mul_(self.radians)
@@ -158,12 +152,27 @@ class RotationCoordinates(CoordinateManifold):
                 return x
             columns = take_groups(y, block.axes)
             columns = columns + columns @ expm1(t.to(x.dtype) * self.radians)
-            place = column_index(y, block.axes.flatten(-2))
-            y.scatter_(-1, place, columns.transpose(-3, -2).flatten(-2))
+            place = block.axes.flatten(-2).expand(*y.shape[:-2], -1)
+            put_(y, place, columns.transpose(-3, -2).flatten(-2))
             return x
         index = torch.arange(self.num_coordinates(x), device=x.device)
         index = index.expand(*x.shape[: x.dim() - self.ndim], index.shape[-1])
         return self._follow_(x, index, t.expand(index.shape))
+
+    def _slopes(self, y: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:
+        """Derivatives along the rotations of pairs of columns, ``(*batch, k)``, panel by panel."""
+        slopes = y.new_zeros(j.shape)
+        for rows, pairs in panels(y, j.shape[-1]):
+            y_panel, g_panel, at_j, at_l = (
+                y[..., rows, :],
+                g[..., rows, :],
+                j[..., pairs],
+                l[..., pairs],
+            )
+            rise = (take(y_panel, at_j) * take(g_panel, at_l)).sum(-2)
+            fall = (take(y_panel, at_l) * take(g_panel, at_j)).sum(-2)
+            slopes[..., pairs] += rise.sub_(fall)
+        return slopes.mul_(self.radians)
 
     def _follow_(self, x: Tensor, index: Tensor, t: Tensor) -> Tensor:
         """Move to Exp_x(Σ t_i f_i), in place; numbers that occur twice add up."""
@@ -187,14 +196,3 @@ class RotationCoordinates(CoordinateManifold):
         j, l = self.axes(x, index).unbind(-1)
         batch = x.shape[: x.dim() - self.ndim]
         return j.expand(*batch, j.shape[-1]), l.expand(*batch, l.shape[-1])
-
-
-def take(y: Tensor, columns: Tensor) -> Tensor:
-    """Columns ``(..., k)`` of y, as ``(..., m, k)``."""
-    return y.gather(-1, column_index(y, columns))
-
-
-def take_groups(y: Tensor, axes: Tensor) -> Tensor:
-    """Groups of columns ``(..., n, r)`` of y, as ``(..., n, m, r)``."""
-    axes = axes.expand(*y.shape[:-2], *axes.shape[-2:])
-    return take(y, axes.flatten(-2)).unflatten(-1, axes.shape[-2:]).transpose(-3, -2)

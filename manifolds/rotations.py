@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["column_index", "reduced", "rotate_columns", "rotate_columns_"]
+from .columns import column_index, panels, put_, take
+
+__all__ = ["reduced", "rotate_columns", "rotate_columns_"]
 
 # How many numbers on each side of a sine are tried.
 _SEARCH = 4
@@ -41,26 +43,32 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     Tensor
         `x`. Costs O(k·m) per matrix, and never waits for an accelerator.
     """
-    first, second = _rotated(x, j, l, angle)
-    x.scatter_(-1, column_index(x, j), first)
-    return x.scatter_(-1, column_index(x, l), second)
+    parts = reduced(angle, x.dtype)
+    for rows, pairs in panels(x, j.shape[-1]):
+        panel, at_j, at_l = x[..., rows, :], j[..., pairs], l[..., pairs]
+        first, second = _rotated(panel, at_j, at_l, *(part[..., pairs] for part in parts))
+        put_(panel, at_j, first)
+        put_(panel, at_l, second)
+    return x
 
 
 def rotate_columns(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     """Out-of-place :func:`rotate_columns_`, through which gradients flow."""
-    first, second = _rotated(x, j, l, angle)
+    first, second = _rotated(x, j, l, *reduced(angle, x.dtype))
     return x.scatter(-1, column_index(x, j), first).scatter_(-1, column_index(x, l), second)
 
 
-def _rotated(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+def _rotated(
+    x: Tensor, j: Tensor, l: Tensor, turn: Tensor, sine: Tensor, tangent: Tensor
+) -> tuple[Tensor, Tensor]:
     """The columns j and l after the rotation, each of shape ``(..., m, k)``."""
-    turn, sine, tangent = (part.unsqueeze(-2) for part in reduced(angle, x.dtype))
+    turn, sine, tangent = (part.unsqueeze(-2) for part in (turn, sine, tangent))
     # A quarter turn takes (x_j, x_l) to (−x_l, x_j): read from the other column, with a sign.
     odd = (turn.remainder(2) == 1).squeeze(-2)
     sign_j = torch.where((turn == 1) | (turn == 2), -1.0, 1.0).to(x.dtype)
     sign_l = torch.where(turn >= 2, -1.0, 1.0).to(x.dtype)
-    first = x.gather(-1, column_index(x, torch.where(odd, l, j))).mul_(sign_j)
-    second = x.gather(-1, column_index(x, torch.where(odd, j, l))).mul_(sign_l)
+    first = take(x, torch.where(odd, l, j)).mul_(sign_j)
+    second = take(x, torch.where(odd, j, l)).mul_(sign_l)
 
     lean = torch.addcmul(second, tangent, first)
     lift = torch.addcmul(first, tangent, second, value=-1)
@@ -94,8 +102,3 @@ def reduced(angle: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     best = (tangent - tangent.to(dtype).double()).abs().argmin(-1, keepdim=True)
     sine, tangent = (part.gather(-1, best).squeeze(-1).to(dtype) for part in (sine, tangent))
     return quarter.remainder(4), sine, tangent
-
-
-def column_index(x: Tensor, index: Tensor) -> Tensor:
-    """The index `(..., k)` as gather and scatter along the columns of `x` want it, without a copy."""
-    return index.unsqueeze(-2).expand(*x.shape[:-1], index.shape[-1])

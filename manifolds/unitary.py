@@ -11,14 +11,14 @@ from geoopt import ManifoldTensor
 from torch import Tensor
 
 from .blocks import CoordinateBlock, Coordinates, Groups
+from .columns import PANEL, column_index, put_, take, take_groups
 from .exponential import expm1
 from .logarithm import logarithm
 from .matrix_group import MatrixGroup
 from .orthonormal import polar_factor, random_orthonormal
 from .pairs import number_to_pair, pair_to_number
 from .retractions import RETRACTIONS
-from .rotation_coordinates import PANEL, take, take_groups
-from .rotations import column_index, reduced
+from .rotations import reduced
 
 __all__ = ["SpecialUnitaryGroup", "UnitaryGroup"]
 
@@ -184,8 +184,8 @@ class UnitaryGroup(MatrixGroup):
         if isinstance(block, Groups):
             columns = take_groups(x, block.axes)
             columns = columns + columns @ expm1(self._algebra(t.to(x.dtype)) / math.sqrt(2))
-            place = column_index(x, block.axes.flatten(-2).expand(*x.shape[:-2], -1))
-            return x.scatter_(-1, place, columns.transpose(-3, -2).flatten(-2))
+            place = block.axes.flatten(-2).expand(*x.shape[:-2], -1)
+            return put_(x, place, columns.transpose(-3, -2).flatten(-2))
         if t.is_complex():
             raise TypeError(f"times are {t.dtype}; expected float32 or float64")
         if isinstance(block, Coordinates) and (block.disjoint or block.index.shape[-1] == 1):

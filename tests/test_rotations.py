@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DTYPES, Noise, batch_shapes, defect, dims, dtypes, error, layouts, noises
 
+from givens.manifolds import columns
+from givens.manifolds.pairs import number_to_pair
 from givens.manifolds.rotations import rotate_columns, rotate_columns_
 
 
@@ -126,3 +128,17 @@ def test_gradients_flow_through_a_rotation():
     angle = torch.tensor([0.3, -2.0], dtype=torch.float64, requires_grad=True)
     j, l = torch.tensor([0, 3]), torch.tensor([2, 1])
     torch.autograd.gradcheck(lambda x, angle: rotate_columns(x, j, l, angle), (x, angle))
+
+
+@given(batch_shapes, st.integers(2, 9), st.integers(1, 7), dtypes, noises)
+def test_panels_change_no_bits(batch, d, rows, dtype, noise: Noise):
+    matching = noise.matching(batch, d)
+    x = noise.normal(*batch, rows, d, dtype=dtype)
+    j, l = number_to_pair(matching.index, d)
+    angle = noise.normal(*matching.index.shape)
+    expected = rotate_columns(x, j, l, angle)
+    for size in (1, 3 * rows, 10**6):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(columns, "CACHE", size)
+            for layout in layouts(x):
+                assert torch.equal(rotate_columns_(layout, j, l, angle), expected)
