@@ -36,7 +36,16 @@ from report import (
 from torch import Tensor
 
 from givens.manifolds import OrthogonalGroup
-from givens.optim import SRCD, SRGD, Block, GaussSouthwell, Selection, Uniform
+from givens.optim import (
+    SRCD,
+    SRGD,
+    Block,
+    GaussSouthwell,
+    Grouping,
+    Matching,
+    Selection,
+    Uniform,
+)
 
 SMALLEST = 64
 TARGET = 5000  # SRGD over SRCD-U at d = 4096
@@ -100,10 +109,13 @@ METHODS: dict[str, tuple[Method, str, str]] = {
     "SRCD-U, column-major": (srcd(lambda d: Uniform(), columns=True), COLOURS["srcd-u"], "-"),
     "SRCD-U": (srcd(lambda d: Uniform()), COLOURS["srcd-u"], "--"),
     "SRCD-GS": (srcd(lambda d: GaussSouthwell()), COLOURS["srcd-gs"], "-"),
-    "disjoint block, d/2 pairs": (
+    "matching, column-major": (srcd(lambda d: Matching(), columns=True), "#56b4e9", "-"),
+    "matching": (srcd(lambda d: Matching()), "#56b4e9", "--"),
+    "groups of 16": (srcd(lambda d: Grouping(16)), "#882255", "-"),
+    "greedy disjoint block": (
         srcd(lambda d: Block(size=d // 2, disjoint=True)),
         "#56b4e9",
-        "-",
+        ":",
     ),
     "block, 0.5 %": (srcd(lambda d: Block(fraction=0.005)), COLOURS["block"], "-"),
     "SRGD": (srgd, COLOURS["srgd"], "-"),
