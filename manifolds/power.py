@@ -25,6 +25,9 @@ class Power(Wrapped):
     where in a batch every point gets a block of its own. Frame bounds and step scales are those of the
     base.
 
+    Points come from its own :meth:`random` and :meth:`origin`, or from any tensor: geoopt refuses one
+    that belongs to another manifold, such as a random point of the base.
+
     A step works on the copies that its block touches, which costs what the base takes for each of
     them. A group of axes must lie in one copy.
 
