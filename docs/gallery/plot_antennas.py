@@ -7,13 +7,13 @@ their signals, with weights that are complex, unknown, and different for every p
 the senders speak: every symbol is one of four numbers of modulus 1 (quadrature phase-shift keying).
 
 The received signals are first made uncorrelated and of unit power. Then only a unitary matrix
-:math:`W \in U(4)` is missing: the one whose outputs :math:`y = W^{\mathsf H} z` have a constant modulus (Godard,
-1980),
+:math:`W \in U(4)` is missing: the one whose outputs :math:`y = W^{\mathsf H} z` have a constant modulus
+(Godard, 1980),
 
 .. math:: f(W) = \sum_i \mathbb{E}\,\bigl(|y_i|^2 - 1\bigr)^2 .
 
-On :class:`~givens.manifolds.UnitaryGroup` two columns can be rotated in two ways, and each has a phase. A step
-takes the columns in pairs and turns each pair by its own 2×2 unitary matrix.
+On :class:`~givens.manifolds.UnitaryGroup` two columns can be rotated in two ways, and each has a phase. A
+step takes the columns in pairs and turns each pair by its own 2×2 unitary matrix.
 """
 
 import matplotlib.pyplot as plt
