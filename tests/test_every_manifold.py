@@ -120,9 +120,10 @@ NOTHING = {
 
 
 @every_space
-def test_it_keeps_every_law(name):
+@pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
+def test_it_keeps_every_law(name, device):
     space = SPACES[name]
-    report = check_manifold(space.manifold, space.shape, **space.options)
+    report = check_manifold(space.manifold, space.shape, device=device, **space.options)
     for label, reason in report.skipped.items():
         groups = "groups" in label or "of a group" in label
         missing = any(word in label for word in space.missing)
