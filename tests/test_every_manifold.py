@@ -237,3 +237,28 @@ def test_all_coordinates_of_a_parseval_frame_are_the_gradient_step(name):
         cost(parameter).backward()
         optimizer.step()
     torch.testing.assert_close(p.detach(), q.detach(), rtol=0, atol=1e-12)
+
+
+class Same:
+    """A scaling that does nothing."""
+
+    def scale(self, derivatives, moments):
+        return derivatives
+
+
+@every_space
+def test_a_scaling_that_changes_nothing_changes_nothing(name):
+    """So coordinates are found in every kind of block, and put back where they were."""
+    for selection in SELECTIONS:
+        (p, cost), (q, _) = start(name), start(name)
+        try:
+            skip_what_there_is_not(p, repr(selection))
+        except pytest.skip.Exception:
+            continue
+        for parameter, scaling in ((p, None), (q, Same())):
+            optimizer = SRCD([parameter], 0.05, selection, scaling)
+            for _ in range(2):
+                optimizer.zero_grad()
+                cost(parameter).backward()
+                optimizer.step()
+        torch.testing.assert_close(p.detach(), q.detach(), rtol=0, atol=1e-12, msg=repr(selection))
