@@ -12,6 +12,7 @@ from geoopt.utils import size2shape
 from torch import Tensor
 
 from .blocks import All, CoordinateBlock, Coordinates, Groups
+from .parts import merge_steepest
 
 __all__ = ["CoordinateManifold"]
 
@@ -197,10 +198,8 @@ class CoordinateManifold(Manifold):
         """
         self._check_count(x, k)
         derivatives = self.derivatives(x, egrad, All())
-        scale = self.step_scale(x, All()).sqrt()
-        slope = torch.where(scale > 0, derivatives.abs() / scale, 0.0)
-        index = slope.topk(k, dim=-1).indices
-        return index, derivatives.gather(-1, index)
+        index = torch.arange(derivatives.shape[-1], device=x.device).expand(derivatives.shape)
+        return merge_steepest(index, derivatives, self.step_scale(x, All()), k)
 
     def descend_(
         self,
@@ -393,5 +392,9 @@ class CoordinateManifold(Manifold):
 
     def _assert_dtype(self, dtype: torch.dtype) -> None:
         if dtype not in self.dtypes:
-            names = " and ".join(str(d).removeprefix("torch.") for d in self.dtypes)
-            raise TypeError(f"{self.name} works in {names}, not in {dtype}")
+            raise TypeError(f"{self.name} works in {self._dtype_names}, not in {dtype}")
+
+    @property
+    def _dtype_names(self) -> str:
+        """The types of points, as messages name them."""
+        return " and ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)

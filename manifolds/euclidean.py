@@ -135,7 +135,7 @@ class Euclidean(EmbeddedMetric, geoopt.Euclidean):
         self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
     ) -> tuple[bool, str | None]:
         if x.dtype not in self.dtypes:
-            return False, f"it is {x.dtype}; {self.name} works in float32 and float64"
+            return False, f"it is {x.dtype}; {self.name} works in {self._dtype_names}"
         if bool(x.detach().isfinite().all()):
             return True, None
         return False, "it has entries that are NaN or infinite"

@@ -53,7 +53,6 @@ class Grassmann(OrthonormalColumns):
     """
 
     name = "Grassmann"
-    _tangency = "xᵀu"
 
     # Points and tangent vectors
 
@@ -122,6 +121,9 @@ class Grassmann(OrthonormalColumns):
 
     def _normal(self, x: Tensor, u: Tensor) -> Tensor:
         return x.mT @ u
+
+    def _tangency(self, x: Tensor) -> str:
+        return "xᵀu"
 
     @staticmethod
     def _cos1_and_sinc(u: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,16 +8,15 @@ import torch
 from geoopt import ManifoldTensor
 from torch import Tensor
 
-from .embedded import EmbeddedMetric
 from .exponential import expm1
 from .logarithm import logarithm
-from .orthonormal import defect, nearest_orthonormal, orthonormalize_
-from .retractions import RETRACTIONS, ChosenRetraction, exponential
+from .orthonormal_matrices import OrthonormalMatrices
+from .retractions import RETRACTIONS, exponential
 
 __all__ = ["MatrixGroup"]
 
 
-class MatrixGroup(ChosenRetraction, EmbeddedMetric):
+class MatrixGroup(OrthonormalMatrices):
     """A group of orthogonal or unitary d×d matrices, with the metric ⟨ξ, ζ⟩ = Re tr(ξᴴζ).
 
     A tangent vector at x is xΩ with Ω in the group's Lie algebra of skew matrices, Ω = −Ωᴴ. The metric is
@@ -41,7 +40,6 @@ class MatrixGroup(ChosenRetraction, EmbeddedMetric):
         The least d.
     """
 
-    ndim = 2
     reversible = True
     retractions: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = RETRACTIONS
     least_size = 2
@@ -59,11 +57,6 @@ class MatrixGroup(ChosenRetraction, EmbeddedMetric):
         shape, dtype = self._checked_size(*size, dtype=dtype)
         identity = torch.eye(shape[-1], dtype=dtype, device=device)
         return ManifoldTensor(identity.expand(shape).clone(), manifold=self)
-
-    def projx(self, x: Tensor) -> Tensor:
-        """Nearest point: the polar factor, by a singular value decomposition."""
-        self._assert_dtype(x.dtype)
-        return nearest_orthonormal(x)
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Orthogonal projection on the tangent space: x(xᴴu − uᴴx)/2, the paper's equation (7)."""
@@ -110,10 +103,6 @@ class MatrixGroup(ChosenRetraction, EmbeddedMetric):
         """Exp_x(u), and v transported along it as Levi-Civita does."""
         return self.expmap(x, u), self.transp_follow_expmap(x, u, v)
 
-    def restore_(self, x: Tensor) -> Tensor:
-        """One Newton–Schulz step x ← x − x(xᴴx − I)/2, in place: two products, quadratic convergence."""
-        return orthonormalize_(x)
-
     # Checks
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
@@ -122,33 +111,6 @@ class MatrixGroup(ChosenRetraction, EmbeddedMetric):
         return False, (
             f"'{name}' has shape {tuple(shape)}; {self.name} expects (..., d, d) with "
             f"d >= {self.least_size}"
-        )
-
-    def _check_point_on_manifold(
-        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        if x.dtype not in self.dtypes:
-            names = " and ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
-            return False, f"it is {x.dtype}; {self.name} works in {names}"
-        error = defect(x)
-        if error <= atol + rtol:
-            return True, None
-        return False, (
-            f"max |x{_adjoint(x)}x − I| is {error:.1e}, allowed {atol + rtol:.1e}; "
-            f"{self.name}().projx(x) gives the nearest point"
-        )
-
-    def _check_vector_on_tangent(
-        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        a = x.detach().mH @ u.detach()
-        error = (a + a.mH).abs().amax((-2, -1))
-        allowed = atol + rtol * u.detach().abs().amax((-2, -1))
-        if bool((error.isfinite() & (error <= allowed)).all()):
-            return True, None
-        return False, (
-            f"max |x{_adjoint(x)}u + u{_adjoint(x)}x| is {float(error.max()):.1e}; "
-            f"{self.name}().proju(x, u) gives the nearest tangent vector"
         )
 
     # Parts
@@ -160,8 +122,3 @@ class MatrixGroup(ChosenRetraction, EmbeddedMetric):
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         """The matrix A of the Lie algebra with y = x·expm(A)."""
         return logarithm(x.mH @ y)
-
-
-def _adjoint(x: Tensor) -> str:
-    """How messages write the adjoint: a real one is the transpose."""
-    return "ᴴ" if x.is_complex() else "ᵀ"

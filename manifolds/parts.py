@@ -41,13 +41,13 @@ def by_count(part: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def merge_steepest(
     index: Tensor, derivatives: Tensor, scale: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the k steepest of coordinates that have been found in the parts.
+    """Return the k steepest of candidates: the largest ``|⟨grad f, f_i⟩|/√s_i``, NaN first.
 
     Parameters
     ----------
     index, derivatives, scale : Tensor
-        Numbers of the candidates, the derivatives along them and their step scales, shape
-        ``(*batch, n)``.
+        Numbers of the candidates, the derivatives along them, shape ``(*batch, n)``, and their step
+        scales, broadcastable to it.
     k : int
         How many, at most n.
 

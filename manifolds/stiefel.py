@@ -8,25 +8,21 @@ import torch
 from geoopt import ManifoldTensor
 from torch import Tensor
 
-from .embedded import EmbeddedMetric
 from .exponential import expm1
 from .orthogonal import OrthogonalGroup
 from .orthonormal import (
-    defect,
-    nearest_orthonormal,
-    orthonormalize_,
     polar_factor,
     qr_factor,
     random_orthonormal,
 )
-from .retractions import ChosenRetraction
+from .orthonormal_matrices import OrthonormalMatrices
 from .rotation_coordinates import RotationCoordinates
 from .sphere import Sphere
 
 __all__ = ["OrthonormalColumns", "Stiefel", "thin_exponential"]
 
 
-class OrthonormalColumns(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
+class OrthonormalColumns(OrthonormalMatrices, RotationCoordinates):
     """What the Stiefel and the Grassmann manifold share: points are n×p matrices x with xᵀx = I.
 
     Coordinate i is the pair of rows (j, l), j < l, numbered along the rows of the strict upper
@@ -46,12 +42,8 @@ class OrthonormalColumns(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
         "exponential" follows the geodesic; "polar" and "qr" take the factor of x + u.
     """
 
-    ndim = 2
     reversible = False
     retractions: tuple[str, ...] = ("exponential", "polar", "qr")
-
-    # What vanishes for tangent vectors, as the checks print it.
-    _tangency: str
 
     # Points and tangent vectors
 
@@ -92,12 +84,6 @@ class OrthonormalColumns(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
         x = torch.eye(*shape[-2:], dtype=dtype, device=device)
         return ManifoldTensor(x.expand(shape).clone(), manifold=self)
 
-    def projx(self, x: Tensor) -> Tensor:
-        """Nearest matrix with orthonormal columns: the polar factor, by a singular value decomposition."""
-        self._assert_check_shape(x.shape, "x")
-        self._assert_dtype(x.dtype)
-        return nearest_orthonormal(x)
-
     # Maps
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
@@ -122,10 +108,6 @@ class OrthonormalColumns(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
         """Return the transposes, shape ``(..., p, n)``: the axes are the rows."""
         return x.mT
 
-    def restore_(self, x: Tensor) -> Tensor:
-        """One Newton–Schulz step x ← x − x(xᵀx − I)/2, in place: 4np² flops, quadratic convergence."""
-        return orthonormalize_(x)
-
     # Checks
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
@@ -138,36 +120,6 @@ class OrthonormalColumns(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
             f"'{name}' has shape {tuple(shape)}; {self.name} expects (..., n, p) with n >= p >= 1 "
             f"and n >= 2{hint}"
         )
-
-    def _check_point_on_manifold(
-        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        if x.dtype not in self.dtypes:
-            return False, f"it is {x.dtype}; {self.name} works in float32 and float64"
-        error = defect(x)
-        if error <= atol + rtol:
-            return True, None
-        return False, (
-            f"max |xᵀx − I| is {error:.1e}, allowed {atol + rtol:.1e}; "
-            f"{self.name}().projx(x) gives the nearest point"
-        )
-
-    def _check_vector_on_tangent(
-        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        x, u = x.detach(), u.detach()
-        error = self._normal(x, u).abs().amax((-2, -1))
-        allowed = atol + rtol * u.abs().amax((-2, -1))
-        if bool((error.isfinite() & (error <= allowed)).all()):
-            return True, None
-        return False, (
-            f"max |{self._tangency}| is {float(error.max()):.1e}; {self.name}().proju(x, u) gives "
-            "the nearest tangent vector"
-        )
-
-    def _normal(self, x: Tensor, u: Tensor) -> Tensor:
-        """The p×p matrix that vanishes for tangent vectors."""
-        raise NotImplementedError
 
 
 class Stiefel(OrthonormalColumns):
@@ -212,7 +164,6 @@ class Stiefel(OrthonormalColumns):
 
     name = "Stiefel"
     retractions = ("exponential", "polar", "qr", "cayley")
-    _tangency = "xᵀu + uᵀx"
 
     def __init__(self, metric: str = "euclidean", retraction: str = "exponential") -> None:
         super().__init__(retraction)
@@ -333,10 +284,6 @@ class Stiefel(OrthonormalColumns):
         return self.proju(self.expmap(x, u), v)
 
     # Parts
-
-    def _normal(self, x: Tensor, u: Tensor) -> Tensor:
-        a = x.mT @ u
-        return a + a.mT
 
     @staticmethod
     def _parts(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
