@@ -168,6 +168,10 @@ class ManifoldOptimizer(Optimizer):
         """Prepare a step along a block of coordinates; `lr` has the sign of the step."""
         step = self._steps(p)
         read = derivatives() if self._checked_by_host(group, p) else None
+        numbers = None
+        if group["scaling"] is not None and isinstance(block, Groups):
+            # Now, because a geometry may refuse, and nothing has been changed yet.
+            numbers = manifold.group_coordinates(p, block)
 
         def rule(derivatives: Tensor, scale: Tensor, admitted: Tensor | None = None) -> Tensor:
             return times(
@@ -178,6 +182,7 @@ class ManifoldOptimizer(Optimizer):
                 manifold=manifold,
                 x=p,
                 block=block,
+                numbers=numbers,
                 state=self.state[p],
                 step=step,
                 admitted=admitted,
@@ -238,9 +243,9 @@ class ManifoldOptimizer(Optimizer):
         """Keep a point on its manifold, after the coordinates of a block have been moved.
 
         Once so many coordinates have been moved that the cost, spread over the moves, is of the order of
-        their own, the manifold takes rounding away. A step that costs as much as a
-        product of whole points, because it is dense or has ranked all coordinates (`ranked`),
-        counts for more. Counted on the host, from shapes.
+        their own, the manifold takes rounding away. A step that costs as much as a product of whole
+        points, because it is dense or has ranked all coordinates (`ranked`), counts for more. Counted
+        on the host, from shapes.
         """
         if not isinstance(manifold, CoordinateManifold):
             return

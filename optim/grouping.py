@@ -14,8 +14,7 @@ from .selection import Cyclic, GaussSouthwell, Rule, Uniform, first_disjoint
 
 __all__ = ["Grouping", "Matching"]
 
-_ORDERS = ("random", "round-robin", "greedy")
-# What ranks the coordinates where not every two axes have one.
+# The orders, and what ranks the coordinates where not every two axes have one.
 _RULES: dict[str, Rule] = {
     "random": Uniform(),
     "round-robin": Cyclic(),
@@ -148,7 +147,6 @@ def greedy_matching(weight: Tensor) -> Tensor:
     """
     d = weight.shape[-1]
     place = torch.arange(d, device=weight.device)
-    # Equal weights are told apart by the edge's ends, the same way from both of them.
     weight = weight.nan_to_num(nan=torch.inf).masked_fill(place == place.unsqueeze(-1), -1.0)
     partner = torch.full(weight.shape[:-1], -1, dtype=torch.int64, device=weight.device)
     rounds = d // 2 if weight.device.type == "cpu" else 4 * d.bit_length()
@@ -253,5 +251,5 @@ def _coupling(view: GradientView) -> Tensor:
 
 
 def _check_order(selection: object, order: str) -> None:
-    if order not in _ORDERS:
-        raise ValueError(f"{selection}: order must be one of {', '.join(_ORDERS)}")
+    if order not in _RULES:
+        raise ValueError(f"{selection}: order must be one of {', '.join(_RULES)}")

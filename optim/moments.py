@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,10 +39,7 @@ class Moments:
     admitted : Tensor, optional
         Where the memory may change; elsewhere it stays as it is. Broadcasts to `derivatives`.
 
-    Attributes
-    ----------
-    visits : Tensor
-        How often each coordinate has been selected, this time included; int32.
+    Nothing is kept that is not asked for: the counts, too, begin with the first look at them.
     """
 
     def __init__(
@@ -64,8 +62,20 @@ class Moments:
         self._num_axes = num_axes
         self._step = step
         self._admitted = admitted
-        self.visits = self.read("visits", torch.int32) + 1
-        self.write("visits", self.visits)
+
+    @cached_property
+    def visits(self) -> Tensor:
+        """How often each coordinate has been selected, this time included; int32."""
+        visits = self.read("visits", torch.int32) + 1
+        self.write("visits", visits)
+        return visits
+
+    @cached_property
+    def elapsed(self) -> Tensor:
+        """Steps of the optimizer since each coordinate was selected last; int64, since 0 at first."""
+        last = self.read("last_step", torch.int64)
+        self.write("last_step", torch.full_like(last, self._step))
+        return self._step - last
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """Return what is kept under a name for the coordinates of the step; 0 at first."""
@@ -109,13 +119,11 @@ class Moments:
             new = decay * self.read(name) + (1 - decay) * value
             self.write(name, new)
             return new, 1 - decay ** self.visits.to(value.dtype)
-        last = self.read(f"{name}_step", torch.int64)
-        now = torch.full_like(last, self._step)
-        fade = decay ** (now - last).to(value.dtype)
+        fade = decay ** self.elapsed.to(value.dtype)
         new = fade * self.read(name) + (1 - decay) * value
         weight = fade * self.read(f"{name}_weight") + (1 - decay)
-        for suffix, kept in (("", new), ("_weight", weight), ("_step", now)):
-            self.write(name + suffix, kept)
+        self.write(name, new)
+        self.write(f"{name}_weight", weight)
         return new, weight
 
     def axis_average(self, name: str, value: Tensor, decay: float) -> tuple[Tensor, Tensor]:
@@ -144,8 +152,9 @@ class Moments:
 
         count = gathered(mask)
         mean = gathered(share) / count.clamp(min=1)
-        average = self._kept(name, self._num_axes, None)
-        weight = self._kept(f"{name}_weight", self._num_axes, None)
+        # The prefix tells a saved state that these are numbers of axes.
+        average = self._kept(f"axis_{name}", self._num_axes, None)
+        weight = self._kept(f"axis_{name}_weight", self._num_axes, None)
         visited = count > 0
         average.copy_(torch.where(visited, decay * average + (1 - decay) * mean, average))
         weight.copy_(torch.where(visited, decay * weight + (1 - decay), weight))

@@ -120,6 +120,10 @@ class Adam:
     clock: str = "visits"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+            raise ValueError(
+                f"{self}: betas must be a pair of numbers in [0, 1), got {self.betas!r}"
+            )
         for beta in self.betas:
             _check_share(self, "betas", beta)
         _check_eps_and_clock(self, self.eps, self.clock)
@@ -161,7 +165,7 @@ class AxisRMSProp:
 
     def scale(self, derivatives: Tensor, moments: Moments) -> Tensor:
         """Divide by the estimated root mean square."""
-        axes, overall = moments.axis_average("axis_square", derivatives.square(), self.alpha)
+        axes, overall = moments.axis_average("square", derivatives.square(), self.alpha)
         # √(a·b/m) as √a·√(b/m): squares of small derivatives would underflow in the product.
         root = axes.select(-1, 0).sqrt()
         if axes.shape[-1] == 2:

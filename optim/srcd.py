@@ -22,8 +22,7 @@ class SRCD(ManifoldOptimizer):
     Moves a :class:`geoopt.ManifoldParameter` along the coordinates that a selection chooses, for the
     times t_i = −lr · ⟨grad f, f_i⟩/s_i, where s_i is the manifold's ``step_scale``. On O(d) it is 1,
     and a coordinate is a rotation of two columns, so that a step along one costs O(d). A parameter
-    without a manifold gets plain stochastic gradient descent,
-    as in the paper.
+    without a manifold gets stochastic gradient descent, as in the paper.
 
     Parameters
     ----------
@@ -33,7 +32,8 @@ class SRCD(ManifoldOptimizer):
         Stepsize, 0 or more.
     selection : Selection
         Which coordinates a step moves along: :class:`Uniform` (default), :class:`Cyclic`,
-        :class:`GaussSouthwell`, :class:`Block`, or any object with a method ``select(view)``.
+        :class:`GaussSouthwell`, :class:`Block`, :class:`Matching`, :class:`Grouping`,
+        :class:`Growing`, :class:`Capture`, or any object with a method ``select(view)``.
     scaling : Scaling, optional
         How far it moves along each: :class:`Momentum`, :class:`RMSProp`, :class:`Adam`,
         :class:`AxisRMSProp`, or any object with a method ``scale(derivatives, moments)``. On a
@@ -51,12 +51,13 @@ class SRCD(ManifoldOptimizer):
     ValueError
         If an option is out of range or a parameter does not lie on its manifold.
     TypeError
-        If a manifold has no coordinates (geoopt's have none), or `selection` is no selection.
+        If a manifold has no coordinates (geoopt's have none), or `selection` is no selection or
+        `scaling` no scaling.
 
     Notes
     -----
-    Rounding is taken away after about as many coordinate moves as there are coordinates, 8d flops a
-    move on O(d) (:meth:`~givens.manifolds.CoordinateManifold.restore_`); where a step costs a
+    Rounding is taken away after as many coordinate moves as a manifold's ``restore_period`` says, on
+    O(d) after d²/2, which is 8d flops a move; where a step costs a
     product of d×d matrices anyway, after 32 steps, and after 8 where it is a dense exponential.
 
     Examples

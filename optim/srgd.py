@@ -52,6 +52,8 @@ class SRGD(ManifoldOptimizer):
     ------
     ValueError
         If an option is out of range or a parameter does not lie on its manifold.
+    TypeError
+        If `scaling` is no scaling, or a manifold has no coordinates for it.
 
     Notes
     -----
@@ -155,14 +157,14 @@ class SRGD(ManifoldOptimizer):
         manifold = manifold_of(p)
         if manifold is None:
             return self._prepare_unconstrained(group, p, grad, -group["lr"])
-        assert isinstance(manifold, CoordinateManifold)
-        block = All()
+        assert isinstance(manifold, CoordinateManifold)  # _check_parameter has seen to it
+        every = All()
         return self._prepare_block(
             group,
             p,
             grad,
             manifold,
-            block,
+            every,
             -group["lr"],
-            lambda: manifold.derivatives(p, grad, block),
+            lambda: manifold.derivatives(p, grad, every),
         )

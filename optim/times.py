@@ -24,6 +24,7 @@ def times(
     manifold: CoordinateManifold,
     x: Tensor,
     block: CoordinateBlock,
+    numbers: Tensor | None,
     state: MutableMapping[str, Any],
     step: int,
     admitted: Tensor | None = None,
@@ -43,6 +44,8 @@ def times(
         The adaptive rule.
     manifold, x, block
         What the derivatives belong to.
+    numbers : Tensor, optional
+        For `Groups` and a scaling: the manifold's ``group_coordinates``.
     state : dict
         Memory of the scaling; changed.
     step : int
@@ -67,9 +70,10 @@ def times(
     elif isinstance(block, Coordinates):
         index = block.index.expand(unit.shape)
     else:
+        assert numbers is not None
         grouped = manifold.group_values(x, unit)
         values = grouped.flatten(-2)
-        index = manifold.group_coordinates(x, block).flatten(-2).expand(values.shape)
+        index = numbers.flatten(-2).expand(values.shape)
         if admitted is not None:
             allowed = admitted.squeeze(-1).expand(grouped.shape).flatten(-2)
     moments = Moments(
