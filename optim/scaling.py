@@ -120,7 +120,7 @@ class Adam:
     clock: str = "visits"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+        if isinstance(self.betas, int | float) or len(self.betas) != 2:
             raise ValueError(
                 f"{self}: betas must be a pair of numbers in [0, 1), got {self.betas!r}"
             )

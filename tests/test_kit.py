@@ -6,6 +6,7 @@ import subprocess
 import sys
 import traceback
 
+import geoopt
 import pytest
 import torch
 
@@ -493,6 +494,13 @@ def test_laws_can_be_chosen_and_left_out():
 def test_batch_dimensions_are_no_part_of_the_shape():
     with pytest.raises(ValueError, match=r"has 1 dimensions, the shape \(2, 4\) has 2"):
         check_manifold(Sphere(), (2, 4))
+
+
+def test_what_is_no_geometry_or_no_shape_of_it_is_refused_before_any_law():
+    with pytest.raises(ValueError, match=r"no shape of a point: .*\(\.\.\., d, d\)"):
+        check_manifold(OrthogonalGroup(), (3, 4))
+    with pytest.raises(TypeError, match="has no coordinates"):
+        check_manifold(geoopt.Sphere(), (3,))
 
 
 def test_types_and_batches_are_those_that_are_asked_for():

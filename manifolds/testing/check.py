@@ -109,8 +109,10 @@ def check_manifold(
         For the first law that does not hold. The same call finds the same input again.
     ImportError
         Without Hypothesis.
+    TypeError
+        If the manifold has no coordinates.
     ValueError
-        If `shape` has not the dimensions of a point, or there is no law of a name.
+        If `shape` is not that of a point, or there is no law of a name.
 
     Examples
     --------
@@ -119,12 +121,19 @@ def check_manifold(
     >>> print(check_manifold(OrthogonalGroup(), (3, 3), laws=["moves form a group"]))
     OrthogonalGroup manifold, points of shape (3, 3): 2 laws hold
     """
+    if not isinstance(manifold, CoordinateManifold):
+        raise TypeError(
+            f"{manifold!r} has no coordinates; check_manifold needs a CoordinateManifold"
+        )
     shape = tuple(shape)
     if len(shape) != manifold.ndim:
         raise ValueError(
             f"a point of {manifold} has {manifold.ndim} dimensions, the shape {shape} has "
             f"{len(shape)}; batch dimensions go into batches=…"
         )
+    fits, reason = manifold.check_point(torch.empty(shape, device="meta"), explain=True)
+    if not fits:
+        raise ValueError(f"{shape} is no shape of a point: {reason}")
     for name in [*(laws or ()), *skip]:
         if name not in LAWS:
             raise ValueError(f"there is no law {name!r}; choose from {[*LAWS]}")
