@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import geoopt
 import torch
@@ -15,14 +16,35 @@ from torch.optim import Optimizer
 
 from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates, Groups
 from .finite import FiniteGuard, raise_not_finite
+from .replicas import Replicas, digest
 from .scaling import Scaling
+from .shards import ParameterState, add_over_shards, check_sharding, is_sharded, local
 from .times import scaled, times
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["ManifoldOptimizer", "Update"]
 
-# What prepares an update: the derivatives that it reads (None where a device checks them), and the
-# function that carries it out.
-Update = tuple[Tensor | None, Callable[[], None]]
+
+@dataclass
+class Update:
+    """The prepared update of one parameter.
+
+    Attributes
+    ----------
+    apply : callable
+        Carries it out, given the derivatives.
+    derivatives : Tensor, optional
+        The derivatives that it reads; None where a device reads them as it moves.
+    own : bool
+        Whether they are this process's alone, to be averaged over all.
+    """
+
+    apply: Callable[[Tensor | None], None]
+    derivatives: Tensor | None = None
+    own: bool = False
+
 
 # Restorations are at least this many steps apart, so that they cost little beside them: steps that
 # rewrite the whole point, and steps that rank all coordinates. The latter come back to the same few
@@ -37,6 +59,8 @@ _STRATEGIES = {"selection", "scaling"}
 class ManifoldOptimizer(Optimizer):
     """A step in two passes: every update is prepared and its derivatives checked, then all are done.
 
+    In between, the processes of a distributed run average the derivatives.
+
     Subclasses say how the update of one parameter is prepared.
 
     Parameters
@@ -48,15 +72,37 @@ class ManifoldOptimizer(Optimizer):
     strict : bool
         On an accelerator, whether to wait for the device at every step to know that no derivative is NaN
         or infinite before anything is changed. (On a CPU this is always so.)
+    process_group : ProcessGroup, optional
+        The processes over which the derivatives of manifold parameters are averaged. By default their
+        gradients are taken to be the same in all processes.
     """
 
-    def __init__(self, params: Iterable[Any], defaults: dict[str, Any], *, strict: bool) -> None:
+    def __init__(
+        self,
+        params: Iterable[Any],
+        defaults: dict[str, Any],
+        *,
+        strict: bool,
+        process_group: ProcessGroup | None,
+    ) -> None:
         self._guard = FiniteGuard()
+        self._replicas = None if process_group is None else Replicas(process_group)
+        self._compared = False
         super().__init__(params, {**defaults, "strict": strict})
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._replicas is not None:
+            raise TypeError(
+                f"this {type(self).__name__} belongs to a process group, so it cannot be copied or pickled; "
+                "build another one and load this one's state_dict()"
+            )
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._guard = FiniteGuard()
+        self._replicas = None
+        self._compared = False
 
     def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Prepare the update of one parameter without changing anything."""
@@ -80,8 +126,15 @@ class ManifoldOptimizer(Optimizer):
         """Raise ValueError or TypeError if a parameter cannot be optimized with a group's options."""
         manifold = manifold_of(p)
         if manifold is None:
+            if is_sharded(p) and group["scaling"] is not None:
+                raise TypeError(
+                    f"scaling={group['scaling']} does not take the sharded parameter of shape "
+                    f"{tuple(p.shape)}, which has no manifold; give it to an optimizer of torch.optim"
+                )
             return
-        ok, reason = manifold.check_point_on_manifold(p.detach(), explain=True)
+        if is_sharded(p):
+            check_sharding(p, manifold.ndim)
+        ok, reason = manifold.check_point_on_manifold(local(p.detach()), explain=True)
         if not ok:
             raise ValueError(
                 f"a parameter of shape {tuple(p.shape)}, {p.dtype}, is no point of {manifold}: {reason}"
@@ -98,6 +151,7 @@ class ManifoldOptimizer(Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+        self._compared = False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -118,14 +172,19 @@ class ManifoldOptimizer(Optimizer):
             If a derivative that the step reads is NaN or infinite. On a CPU, and with ``strict=True``,
             nothing has been changed then; otherwise see :meth:`check_finite`.
         RuntimeError
-            If a gradient is sparse; nothing has been changed.
+            If a gradient is sparse; or, with a process group, if a manifold parameter has none, or, at the
+            first step, if the processes differ (see :meth:`check_replicas`). Nothing has been changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self._guard.poll()
-        updates = []
+        if self._replicas is not None:
+            self._check_gradients()
+            if not self._compared:
+                self.check_replicas()
+        parameters, updates = [], []
         for number, group, p in self._parameters():
             if p.grad is None:
                 continue
@@ -134,13 +193,12 @@ class ManifoldOptimizer(Optimizer):
                     f"the gradient of {_describe(number, group, p)} has layout {p.grad.layout}; "
                     f"{type(self).__name__} needs a dense one (sparse=False in an embedding)"
                 )
-            read, update = self._prepare(number, group, p, p.grad)
-            if read is not None and not bool(read.isfinite().all()):
-                bad = int((~read.isfinite()).sum())
-                raise_not_finite(bad, read.numel(), _describe(number, group, p))
-            updates.append(update)
+            parameters.append((number, group, p))
+            updates.append(self._prepare(number, group, p, local_gradient(p)))
+        self._average(updates)
+        self._check_finite(parameters, updates)
         for update in updates:
-            update()
+            update.apply(update.derivatives)
         self._guard.publish()
         return loss
 
@@ -153,6 +211,79 @@ class ManifoldOptimizer(Optimizer):
         """
         self._guard.check()
 
+    def _check_finite(
+        self, parameters: list[tuple[int, dict[str, Any], Tensor]], updates: list[Update]
+    ) -> None:
+        """Raise FloatingPointError, in all processes, if derivatives that the host checks are not finite."""
+        counts = []
+        for (_, group, p), update in zip(parameters, updates, strict=True):
+            read = update.derivatives
+            ok = read is None or not self._checked_by_host(group, p) or bool(read.isfinite().all())
+            counts.append(0 if ok or read is None else int((~read.isfinite()).sum()))
+        counts = add_over_shards(counts, [p for _, _, p in parameters])
+        for count, (number, group, p), update in zip(counts, parameters, updates, strict=True):
+            if count and update.derivatives is not None:
+                raise_not_finite(count, update.derivatives.numel(), _describe(number, group, p))
+
+    def check_replicas(self) -> None:
+        """Raise if the processes of the process group hold different parameters, options or state.
+
+        Called at the first step, and at the first one after a state was loaded or a group was added; it
+        may be called at any time, by all processes. Sends a digest of every tensor, O(size) to compute.
+
+        Raises
+        ------
+        RuntimeError
+            On all processes, naming what differs.
+        """
+        if self._replicas is not None:
+            self._replicas.compare(self._fingerprint())
+            self._compared = True
+
+    def _fingerprint(self) -> dict[str, str]:
+        """Describe all that the processes have to agree on."""
+        description = {}
+        for number, group, p in self._parameters():
+            if is_sharded(p):
+                continue
+            name = _describe(number, group, p)
+            description[f"the value of {name}"] = digest(p)
+            for option, value in group.items():
+                if option != "params":
+                    value = value.tolist() if isinstance(value, Tensor) else value
+                    description[f"{option} of {name}"] = describe(value)
+            for key, value in self.state[p].items() if p in self.state else ():
+                value = digest(value) if isinstance(value, Tensor) else repr(value)
+                description[f"state {key!r} of {name}"] = value
+        return description
+
+    def _check_gradients(self) -> None:
+        """Raise before any message where a process would be waited for in vain."""
+        for number, group, p in self._parameters():
+            if p.requires_grad and p.grad is None and self._averages(p):
+                raise RuntimeError(
+                    f"{_describe(number, group, p)} has no gradient in this process, and the others would "
+                    "wait for it: with a process group every process needs one; let the loss depend on the "
+                    "parameter, if by 0 * p.sum(), or freeze it everywhere by requires_grad_(False)"
+                )
+
+    def _averages(self, p: Tensor) -> bool:
+        """Whether this optimizer averages over processes what it reads of a parameter's gradient.
+
+        Who shards parameters averages their gradients.
+        """
+        return self._replicas is not None and manifold_of(p) is not None and not is_sharded(p)
+
+    def _average(self, updates: list[Update]) -> None:
+        """Average the derivatives that each process has of its own, in one message."""
+        own = [update for update in updates if update.own]
+        if self._replicas is not None and own:
+            averages = self._replicas.average_all(
+                [u.derivatives for u in own if u.derivatives is not None]
+            )
+            for update, average in zip(own, averages, strict=True):
+                update.derivatives = average
+
     def _prepare_block(
         self,
         group: dict[str, Any],
@@ -163,15 +294,18 @@ class ManifoldOptimizer(Optimizer):
         lr: float | Tensor,
         derivatives: Callable[[], Tensor],
         *,
+        own: bool = False,
         ranked: bool = False,
     ) -> Update:
         """Prepare a step along a block of coordinates; `lr` has the sign of the step."""
-        step = self._steps(p)
-        read = derivatives() if self._checked_by_host(group, p) else None
+        x, state = local(p), ParameterState(self.state, p)
+        step = state.get("step", 0)
+        by_host = self._checked_by_host(group, p)
+        read = derivatives() if by_host or own else None
         numbers = None
         if group["scaling"] is not None and isinstance(block, Groups):
             # Now, because a geometry may refuse, and nothing has been changed yet.
-            numbers = manifold.group_coordinates(p, block)
+            numbers = manifold.group_coordinates(x, block)
 
         def rule(derivatives: Tensor, scale: Tensor, admitted: Tensor | None = None) -> Tensor:
             return times(
@@ -180,24 +314,26 @@ class ManifoldOptimizer(Optimizer):
                 lr,
                 group["scaling"],
                 manifold=manifold,
-                x=p,
+                x=x,
                 block=block,
                 numbers=numbers,
-                state=self.state[p],
+                state=state,
                 step=step,
                 admitted=admitted,
             )
 
-        def update() -> None:
-            if read is not None:
-                manifold.move_(p, block, rule(read, manifold.step_scale(p, block)))
+        guarded = self._guard.guard(rule, grouped=isinstance(block, Groups))
+
+        def update(read: Tensor | None) -> None:
+            if read is None:
+                manifold.descend_(x, grad, block, guarded)
             else:
-                guarded = self._guard.guard(rule, grouped=isinstance(block, Groups))
-                manifold.descend_(p, grad, block, guarded)
-            self.state[p]["step"] = step + 1
+                scale = manifold.step_scale(x, block)
+                manifold.move_(x, block, (rule if by_host else guarded)(read, scale))
+            state["step"] = step + 1
             self._restore(group, p, manifold, block, ranked=ranked)
 
-        return read, update
+        return Update(update, read, own)
 
     def _prepare_unconstrained(
         self, group: dict[str, Any], p: Tensor, grad: Tensor, lr: float | Tensor
@@ -205,31 +341,30 @@ class ManifoldOptimizer(Optimizer):
         """Prepare the step of a parameter without a manifold; `lr` has the sign of the step."""
         by_host = self._checked_by_host(group, p)
         scaling = group["scaling"]
+        x, state = local(p), ParameterState(self.state, p)
 
-        def update() -> None:
+        def update(_: Tensor | None) -> None:
             admitted = None if by_host else self._guard.admit(grad).all()
             direction = grad
             if scaling is not None:
-                step = self._steps(p)
-                state = self.state[p]
+                step = state.get("step", 0)
                 direction = scaled(grad, scaling, state=state, step=step, admitted=admitted)
                 state["step"] = step + 1
             if admitted is not None:
-                p.add_(torch.where(admitted, lr * direction, 0.0))
+                x.add_(torch.where(admitted, lr * direction, 0.0))
             elif isinstance(lr, Tensor):
-                p.add_(lr * direction)
+                x.add_(lr * direction)
             else:
-                p.add_(direction, alpha=lr)
+                x.add_(direction, alpha=lr)
 
-        return (grad if by_host else None), update
-
-    def _steps(self, p: Tensor) -> int:
-        """Number of updates that a parameter has had; nothing is stored by asking."""
-        return self.state[p].get("step", 0) if p in self.state else 0
+        return Update(update, grad if by_host else None)
 
     def _checked_by_host(self, group: dict[str, Any], p: Tensor) -> bool:
-        """Whether the derivatives of a parameter are checked before anything is changed."""
-        return p.device.type == "cpu" or bool(group["strict"])
+        """Whether the derivatives of a parameter are checked before anything is changed.
+
+        Those of a sharded one always are: the processes have to agree.
+        """
+        return p.device.type == "cpu" or bool(group["strict"]) or is_sharded(p)
 
     def _restore(
         self,
@@ -249,16 +384,16 @@ class ManifoldOptimizer(Optimizer):
         """
         if not isinstance(manifold, CoordinateManifold):
             return
-        period = manifold.restore_period(p)
-        state = self.state[p]
+        x, state = local(p), ParameterState(self.state, p)
+        period = manifold.restore_period(x)
         moved = max(_size(block, period), math.ceil(period / _RANKED_STEPS) if ranked else 0)
         state["moved"] = state.get("moved", 0) + min(moved, math.ceil(period / _DENSE_STEPS))
         if state["moved"] >= period:
             if self._checked_by_host(group, p):
-                manifold.restore_(p)
+                manifold.restore_(x)
             else:
-                restored = manifold.restore_(p.clone())
-                p.copy_(torch.where(self._guard.stopped(p.device), p, restored))
+                restored = manifold.restore_(x.clone())
+                x.copy_(torch.where(self._guard.stopped(x.device), x, restored))
             state["moved"] = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -319,6 +454,7 @@ class ManifoldOptimizer(Optimizer):
                 for name, value in state_dict["state"].get(key, {}).items():
                     if isinstance(value, Tensor):  # torch casts it to the parameter's type
                         self.state[p][name] = value.to(p.device, copy=True)
+        self._compared = False
 
     def _parameters(self) -> Iterator[tuple[int, dict[str, Any], Tensor]]:
         number = 0
@@ -335,6 +471,14 @@ def manifold_of(p: Tensor) -> Manifold | None:
     if isinstance(manifold, CoordinateManifold):
         return manifold
     return None if isinstance(manifold, geoopt.Euclidean) else manifold
+
+
+def local_gradient(p: Tensor) -> Tensor:
+    """Return the gradient of this process's part of a parameter."""
+    assert p.grad is not None
+    if is_sharded(p) and p.grad.placements != p.placements:  # type: ignore[attr-defined]
+        return local(p.grad.redistribute(p.device_mesh, p.placements))  # type: ignore[attr-defined]
+    return local(p.grad)
 
 
 def _state_shape(p: Tensor, name: str) -> tuple[int, ...]:

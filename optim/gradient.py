@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -24,11 +25,20 @@ class GradientView:
         The parameter and its Euclidean gradient.
     seed, step, number : int
         Key of the randomness; `step` counts the updates of this parameter, from 0.
+    first : int
+        Of a batch that is sharded over processes: its number in the first dimension at which this
+        process's part begins. Every point gets the same random numbers, wherever it is.
+    average : callable, optional
+        Averages a tensor over the processes of a distributed run, where `egrad` is the gradient of this
+        one's share of the batch. What a selection looks at is averaged as it looks: all processes see
+        the same and choose the same.
 
     Attributes
     ----------
-    manifold, x, egrad, step
+    manifold, x, step
         As given.
+    egrad : Tensor
+        The gradient, averaged over the processes.
     batch : torch.Size
         Leading dimensions of the parameter: every point of the batch gets its own block.
     num_axes, num_coordinates, num_disjoint : int
@@ -46,12 +56,16 @@ class GradientView:
         seed: int = 0,
         step: int = 0,
         number: int = 0,
+        first: int = 0,
+        average: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.manifold = manifold
         self.x = x
-        self.egrad = egrad
         self.step = step
+        self._egrad = egrad
+        self._average = average
         self._key = (seed, step, number)
+        self._first = first
         self._ranked: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -70,9 +84,16 @@ class GradientView:
     def num_disjoint(self) -> int:  # noqa: D102
         return self.manifold.num_disjoint(self.x)
 
+    @property
+    def egrad(self) -> Tensor:  # noqa: D102
+        if self._average is not None:
+            self._egrad = self._average(self._egrad)
+            self._average = None
+        return self._egrad
+
     @cached_property
     def random(self) -> Randomness:  # noqa: D102
-        return Randomness(*self._key, device=self.x.device)
+        return Randomness(*self._key, device=self.x.device, batch=self.batch, first=self._first)
 
     @property
     def ranked(self) -> bool:
@@ -81,9 +102,19 @@ class GradientView:
 
     def derivatives(self, block: CoordinateBlock) -> Tensor:
         """Partial derivatives of a block, in the shape that the block prescribes."""
+        own = self.own_derivatives(block)
+        return own if self._average is None else self._average(own)
+
+    @property
+    def shared(self) -> bool:
+        """Whether :meth:`own_derivatives` are those of all processes."""
+        return self._average is None
+
+    def own_derivatives(self, block: CoordinateBlock) -> Tensor:
+        """Partial derivatives by this process's gradient, or by that of all where a look has averaged it."""
         if self._ranked and isinstance(block, Coordinates) and block.index is self._ranked[0]:
             return self._ranked[1]  # the ranking has computed them
-        return self.manifold.derivatives(self.x, self.egrad, block)
+        return self.manifold.derivatives(self.x, self._egrad, block)
 
     def steepest(self, k: int) -> Tensor:
         """Numbers of the k coordinates along which the function falls fastest, shape ``(*batch, k)``."""

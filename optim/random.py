@@ -6,6 +6,8 @@ nothing of torch's global random state is touched.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,13 +32,27 @@ class Randomness:
         The key: equal keys give equal numbers, on every device.
     device : torch.device
         Where the numbers are made.
+    batch, first : torch.Size, int
+        If the points for which they are made are part of a larger batch: the shape of the part, and
+        where it begins in the first dimension. Tensors whose shape begins with `batch` are then the part
+        of what would be made for the whole.
     """
 
-    def __init__(self, seed: int, step: int, number: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        seed: int,
+        step: int,
+        number: int,
+        device: torch.device,
+        batch: tuple[int, ...] = (),
+        first: int = 0,
+    ) -> None:
         self._key = 0
         for part in (seed, step, number):
             self._key = _mix((self._key + part + _GOLDEN) & _MASK)
         self._device = device
+        self._batch = batch
+        self._before = first * math.prod(batch[1:])  # points that come before
 
     def integers(self, high: int, *size: int) -> Tensor:
         """Independent integers, uniform in [0, high), as an int64 tensor of shape `size`.
@@ -44,8 +60,12 @@ class Randomness:
         Their bias is below high/2⁶³.
         """
         self._advance()
-        count = torch.Size(size).numel()
-        bits = _mix_tensor(torch.arange(count, device=self._device) + _signed(self._key))
+        count = math.prod(size)
+        before = 0
+        if self._before and size[: len(self._batch)] == self._batch:
+            before = self._before * math.prod(size[len(self._batch) :])
+        numbers = torch.arange(before, before + count, device=self._device)
+        bits = _mix_tensor(numbers + _signed(self._key))
         return ((bits & (2**63 - 1)) % high).view(size)
 
     def distinct(self, high: int, k: int, *batch: int) -> Tensor:
@@ -64,8 +84,9 @@ class Randomness:
             self._advance()
             coin = torch.maximum(x, partner)
             if batch:
-                row = torch.arange(torch.Size(batch).numel(), device=self._device) * high
-                coin = coin + row.view(*batch, 1)
+                before = self._before if batch == self._batch else 0
+                row = torch.arange(before, before + math.prod(batch), device=self._device)
+                coin = coin + row.view(*batch, 1) * high
             coin = _mix_tensor(coin + _signed(self._key))
             x = torch.where(coin < 0, partner, x)
         return x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -12,6 +12,10 @@ from .base import ManifoldOptimizer, Update, manifold_of
 from .gradient import GradientView
 from .scaling import Scaling
 from .selection import Selection, Uniform
+from .shards import ParameterState, first_point, is_sharded, local
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["SRCD"]
 
@@ -45,6 +49,11 @@ class SRCD(ManifoldOptimizer):
         alone: the same on every rank of a distributed run.
     strict : bool
         On an accelerator: check every derivative before the step, which waits for the device.
+    process_group : ProcessGroup, optional
+        The processes of a data-parallel run, where the gradients of manifold parameters are each process's
+        own (:func:`givens.optim.distributed.leave_out_of_ddp`): a step averages what it reads
+        of them, the derivatives along the selected coordinates, or the whole gradient where the selection
+        looks at all of it. By default gradients are taken to be the same everywhere, as DDP leaves them.
 
     Raises
     ------
@@ -89,6 +98,7 @@ class SRCD(ManifoldOptimizer):
         maximize: bool = False,
         seed: int = 0,
         strict: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -97,7 +107,7 @@ class SRCD(ManifoldOptimizer):
             "maximize": maximize,
             "seed": seed,
         }
-        super().__init__(params, defaults, strict=strict)
+        super().__init__(params, defaults, strict=strict, process_group=process_group)
 
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError or TypeError if the options of a group are out of range."""
@@ -128,9 +138,24 @@ class SRCD(ManifoldOptimizer):
             return self._prepare_unconstrained(group, p, grad, lr)
 
         view = GradientView(
-            manifold, p, grad, seed=group["seed"], step=self._steps(p), number=number
+            manifold,
+            local(p),
+            grad,
+            seed=group["seed"],
+            step=ParameterState(self.state, p).get("step", 0),
+            number=number,
+            first=first_point(p)[0] if is_sharded(p) else 0,
+            average=self._replicas.average if self._averages(p) and self._replicas else None,
         )
         block = group["selection"].select(view)
         return self._prepare_block(
-            group, p, grad, manifold, block, lr, lambda: view.derivatives(block), ranked=view.ranked
+            group,
+            p,
+            grad,
+            manifold,
+            block,
+            lr,
+            lambda: view.own_derivatives(block),
+            own=not view.shared,
+            ranked=view.ranked,
         )

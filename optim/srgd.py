@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import geoopt
 import torch
@@ -12,6 +12,10 @@ from torch import Tensor
 from ..manifolds import All, CoordinateManifold
 from .base import ManifoldOptimizer, Update, manifold_of
 from .scaling import Scaling
+from .shards import ParameterState, local
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["SRGD"]
 
@@ -47,6 +51,11 @@ class SRGD(ManifoldOptimizer):
         With ``"retr"`` and without momentum the steps are those of ``geoopt.optim.RiemannianSGD``.
     strict : bool
         On an accelerator: check every derivative before the step, which waits for the device.
+    process_group : ProcessGroup, optional
+        The processes of a data-parallel run, where the gradients of manifold parameters are each process's
+        own (:func:`givens.optim.distributed.leave_out_of_ddp`): a step averages them, or with
+        `scaling` the derivatives along all coordinates. By default gradients are taken to be the same
+        everywhere, as DDP leaves them.
 
     Raises
     ------
@@ -74,6 +83,7 @@ class SRGD(ManifoldOptimizer):
         scaling: Scaling | None = None,
         map: str = "expmap",
         strict: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -85,7 +95,7 @@ class SRGD(ManifoldOptimizer):
             "scaling": scaling,
             "map": map,
         }
-        super().__init__(params, defaults, strict=strict)
+        super().__init__(params, defaults, strict=strict, process_group=process_group)
 
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError if the options of a group are out of range."""
@@ -116,17 +126,19 @@ class SRGD(ManifoldOptimizer):
 
     def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Compute the Riemannian gradient."""
+        if self._averages(p) and self._replicas is not None and group["scaling"] is None:
+            grad = self._replicas.average(grad)
         if group["maximize"]:
             grad = -grad
         if group["weight_decay"]:
-            grad = grad.add(p, alpha=group["weight_decay"])
+            grad = grad.add(local(p), alpha=group["weight_decay"])
         if group["scaling"] is not None:
             return self._prepare_scaled(group, p, grad)
         manifold = manifold_of(p) or _UNCONSTRAINED
-        rgrad = manifold.egrad2rgrad(p, grad)
+        x, state = local(p), ParameterState(self.state, p)
+        rgrad = manifold.egrad2rgrad(x, grad)
 
-        def update() -> None:
-            state = self.state[p]
+        def update(_: Tensor | None) -> None:
             velocity = rgrad
             buffer = state.get("momentum_buffer")
             if group["momentum"]:
@@ -137,20 +149,20 @@ class SRGD(ManifoldOptimizer):
                 velocity = rgrad + group["momentum"] * buffer if group["nesterov"] else buffer
             u = -group["lr"] * velocity
             if not group["momentum"]:
-                new = getattr(manifold, group["map"])(p, u)
+                new = getattr(manifold, group["map"])(x, u)
             else:
-                new, buffer = getattr(manifold, f"{group['map']}_transp")(p, u, buffer)
+                new, buffer = getattr(manifold, f"{group['map']}_transp")(x, u, buffer)
             if not self._checked_by_host(group, p):
                 admitted = self._guard.admit(rgrad).all()
-                new = torch.where(admitted, new, p)
+                new = torch.where(admitted, new, x)
                 if buffer is not None:
                     buffer = torch.where(admitted, buffer, state.get("momentum_buffer", 0.0))
-            p.copy_(new)
+            x.copy_(new)
             if group["momentum"]:
                 state["momentum_buffer"] = buffer
             self._restore(group, p, manifold, All())
 
-        return (rgrad if self._checked_by_host(group, p) else None), update
+        return Update(update, rgrad if self._checked_by_host(group, p) else None)
 
     def _prepare_scaled(self, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Compute the derivatives along all coordinates."""
@@ -166,5 +178,6 @@ class SRGD(ManifoldOptimizer):
             manifold,
             every,
             -group["lr"],
-            lambda: manifold.derivatives(p, grad, every),
+            lambda: manifold.derivatives(local(p), grad, every),
+            own=self._averages(p),
         )
