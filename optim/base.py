@@ -99,9 +99,10 @@ class ManifoldOptimizer(Optimizer):
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        # Called to load a state, too.
         super().__setstate__(state)
         self._guard = FiniteGuard()
-        self._replicas = None
+        self._replicas = getattr(self, "_replicas", None)
         self._compared = False
 
     def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
@@ -306,6 +307,9 @@ class ManifoldOptimizer(Optimizer):
         if group["scaling"] is not None and isinstance(block, Groups):
             # Now, because a geometry may refuse, and nothing has been changed yet.
             numbers = manifold.group_coordinates(x, block)
+        halved = own and isinstance(block, Groups)  # half of a skew matrix says it all
+        if read is not None and halved:
+            read = manifold.group_values(x, read)
 
         def rule(derivatives: Tensor, scale: Tensor, admitted: Tensor | None = None) -> Tensor:
             return times(
@@ -328,6 +332,8 @@ class ManifoldOptimizer(Optimizer):
             if read is None:
                 manifold.descend_(x, grad, block, guarded)
             else:
+                if halved and isinstance(block, Groups):
+                    read = manifold.group_matrices(x, read, block.axes.shape[-1])
                 scale = manifold.step_scale(x, block)
                 manifold.move_(x, block, (rule if by_host else guarded)(read, scale))
             state["step"] = step + 1

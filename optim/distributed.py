@@ -82,8 +82,10 @@ def leave_out_of_ddp(module: Module, process_group: ProcessGroup | None = None) 
         dist.broadcast(value, group=process_group, group_src=0)
         p.data.copy_(value)
     before = getattr(module, "_ddp_params_and_buffers_to_ignore", [])
+    # DDP looks for the name of a parameter of the module itself with a dot before it, and without.
+    names = [name for fqn in left_out for name in ((fqn,) if "." in fqn else (fqn, f".{fqn}"))]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-        module, list(dict.fromkeys([*before, *left_out]))
+        module, list(dict.fromkeys([*before, *names]))
     )
     return module
 

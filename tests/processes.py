@@ -1,0 +1,54 @@
+"""Distributed tests: a function run by several processes that talk to each other by gloo."""
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+needs_gloo = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available())
+    or "forkserver" not in multiprocessing.get_all_start_methods(),
+    reason="needs torch.distributed with gloo, and a forkserver",
+)
+
+_PRELOADED = ["pytest", "hypothesis", "torch.distributed.fsdp", "givens.optim.distributed"]
+
+
+def run(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
+    """Call ``function(rank, *args)`` in every process of a new group, and return all results.
+
+    The function is one of a module, tests included; its arguments and results can be pickled. An
+    exception in one process ends them all, and is raised here with that process's traceback.
+    """
+    # Imported once for all tests, instead of for seconds by every process.
+    multiprocessing.set_forkserver_preload(_PRELOADED)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.start_processes(
+            _work, (world_size, folder, function, args), world_size, start_method="forkserver"
+        )
+        return [
+            torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world_size)
+        ]
+
+
+def _work(
+    rank: int, world_size: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=60),
+    )
+    try:
+        torch.save(function(rank, *args), Path(folder, f"{rank}.pt"))
+    finally:
+        dist.destroy_process_group()
