@@ -6,7 +6,7 @@ from .euclidean import Euclidean
 from .grassmann import Grassmann
 from .oblique import Oblique
 from .orthogonal import OrthogonalGroup
-from .parameter import constrain, refuse_assign
+from .parameter import constrain, keep_manifold
 from .power import Power
 from .product import Product
 from .rotation_coordinates import RotationCoordinates
@@ -36,5 +36,5 @@ __all__ = [
     "Stiefel",
     "UnitaryGroup",
     "constrain",
-    "refuse_assign",
+    "keep_manifold",
 ]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+import geoopt
 from geoopt import ManifoldParameter
 from geoopt.manifolds import Manifold
-from torch import nn
+from torch import no_grad
+from torch.nn import Module, Parameter
 
-__all__ = ["constrain", "refuse_assign"]
+__all__ = ["constrain", "keep_manifold"]
 
 
-def constrain(module: nn.Module, name: str, manifold: Manifold) -> nn.Module:
+def constrain(module: Module, name: str, manifold: Manifold) -> Module:
     """Turn a parameter of a module into one that lives on a manifold.
 
     The parameter becomes a :class:`geoopt.ManifoldParameter` that starts at the point nearest to its
-    present value; an optimizer of :mod:`givens.optim` or geoopt then keeps it on the manifold. Build
-    the optimizer afterwards.
+    present value; an optimizer of :mod:`givens.optim` or geoopt then keeps it on the manifold, and
+    the module guards it as :func:`keep_manifold` says. Build the optimizer afterwards.
 
     Parameters
     ----------
@@ -45,27 +44,34 @@ def constrain(module: nn.Module, name: str, manifold: Manifold) -> nn.Module:
     >>> from givens.manifolds import OrthogonalGroup, constrain
     >>> layer = constrain(torch.nn.Linear(8, 8), "weight", OrthogonalGroup())
     """
-    value = module._parameters.get(name)
-    if value is None:
-        raise AttributeError(
-            f"{type(module).__name__} has no parameter {name!r}; it has {[*module._parameters]}"
-        )
+    value = _parameter(module, name)
     manifold.assert_check_point(value)
-    with torch.no_grad():
+    with no_grad():
         point = manifold.projx(value.detach())
-        manifold.assert_check_point_on_manifold(point)
+        if not point.is_meta:
+            manifold.assert_check_point_on_manifold(point)
     module.register_parameter(
         name, ManifoldParameter(point, manifold=manifold, requires_grad=value.requires_grad)
     )
-    refuse_assign(module, name)
+    keep_manifold(module, name)
     return module
 
 
-def refuse_assign(module: nn.Module, name: str) -> None:
-    """Let ``module.load_state_dict(..., assign=True)`` raise instead of replacing a manifold parameter.
+def keep_manifold(module: Module, name: str) -> None:
+    """Guard a manifold parameter of a module against torch's ways of losing the manifold.
 
-    With ``assign=True`` torch puts a plain ``nn.Parameter`` in its place: the constraint would be
-    gone without a word, and an optimizer that holds the old parameter would train nothing.
+    Torch puts a plain ``nn.Parameter`` in its place in ``load_state_dict(assign=True)``, in
+    ``to_empty`` and whenever a module moves between the meta device and another, and, once
+    ``torch.__future__`` is told to swap or overwrite parameters, in every conversion. The constraint would
+    be gone without a word, and the optimizer would do plain gradient descent. From now on
+
+    - ``load_state_dict``, with and without `assign`, makes it a manifold parameter again, also where it
+      was lost before (what is loaded is torch's business: an optimizer refuses values off the
+      manifold at its next step);
+    - a forward pass with a plain parameter raises TypeError. (A plain tensor, as ``torch.func``
+      puts there, passes.)
+
+    :func:`constrain` and the layers of :mod:`givens.rnn` call this themselves.
 
     Parameters
     ----------
@@ -73,30 +79,74 @@ def refuse_assign(module: nn.Module, name: str) -> None:
         The module that holds the parameter.
     name : str
         The parameter's name in it.
+
+    Raises
+    ------
+    AttributeError
+        If the module itself has no such parameter.
+    TypeError
+        If it is no :class:`geoopt.ManifoldParameter`.
     """
-    module.register_load_state_dict_pre_hook(_RefuseAssign(name))
+    parameter = _parameter(module, name)
+    if not isinstance(parameter, ManifoldParameter):
+        raise TypeError(
+            f"{name!r} is a plain {type(parameter).__name__}; expected a geoopt.ManifoldParameter, "
+            "as constrain() makes it"
+        )
+    if "_manifolds" not in module.__dict__:
+        module._manifolds = {}  # type: ignore[assignment]
+        module.register_load_state_dict_post_hook(_after_loading)
+        module.register_forward_pre_hook(_before_forward)
+    _manifolds(module)[name] = parameter.manifold
 
 
-class _RefuseAssign:
-    """The hook of :func:`refuse_assign`: a class, not a closure, so that the module can be pickled."""
+def _parameter(module: Module, name: str) -> Parameter:
+    parameter = module._parameters.get(name)
+    if parameter is None:
+        raise AttributeError(
+            f"{type(module).__name__} has no parameter {name!r}; it has {[*module._parameters]}"
+        )
+    return parameter
 
-    def __init__(self, name: str) -> None:
-        self.name = name
 
-    def __call__(
-        self,
-        module: nn.Module,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        *_: object,
-    ) -> None:
-        given = state_dict.get(prefix + self.name)
-        if not local_metadata.get("assign_to_params_buffers", False) or given is None:
-            return
-        if not isinstance(given, ManifoldParameter):
-            raise RuntimeError(
-                f"load_state_dict(assign=True) would replace the manifold parameter "
-                f"{prefix + self.name!r} by a plain one, which no optimizer keeps on its manifold; "
-                "use assign=False, which copies the values"
-            )
+def _manifolds(module: Module) -> dict[str, Manifold]:
+    """Manifolds of the guarded parameters of a module; an attribute, so that copies have it too."""
+    manifolds: dict[str, Manifold] = module.__dict__["_manifolds"]
+    return manifolds
+
+
+def _lost(module: Module) -> list[tuple[str, Parameter, Manifold]]:
+    """Guarded parameters that are on no manifold any more."""
+    lost = []
+    for name, manifold in _manifolds(module).items():
+        parameter = module._parameters.get(name)
+        # A plain tensor is one of functional_call's; geoopt.Euclidean what type(p)(data) comes to.
+        if isinstance(parameter, Parameter) and type(manifold) is not geoopt.Euclidean:
+            now = getattr(parameter, "manifold", None)
+            if now is None or type(now) is geoopt.Euclidean:
+                lost.append((name, parameter, manifold))
+    return lost
+
+
+def _put_back(module: Module) -> None:
+    """Make the parameters manifold parameters again, in place: torch's swap keeps their identity too."""
+    for _, parameter, manifold in _lost(module):
+        if type(parameter) in (Parameter, ManifoldParameter):
+            parameter.__class__ = ManifoldParameter
+            parameter.manifold = manifold  # type: ignore[attr-defined]
+
+
+# The hooks: functions of the module, not closures, so that it can be copied and pickled.
+
+
+def _after_loading(module: Module, incompatible_keys: object) -> None:
+    _put_back(module)
+
+
+def _before_forward(module: Module, args: object) -> None:
+    for name, _, manifold in _lost(module):
+        raise TypeError(
+            f"{name} of {type(module).__name__} has been replaced by a plain parameter, which would not "
+            f"stay on {manifold} in training; call constrain() again, or load_state_dict, "
+            "and build the optimizer afterwards"
+        )

@@ -1,5 +1,6 @@
 """Optimizers, and the strategy objects that choose and scale the coordinates of a step."""
 
+from .averaging import AveragedModel
 from .gradient import GradientView
 from .grouping import Grouping, Matching
 from .growing import Capture, Growing
@@ -14,6 +15,7 @@ __all__ = [
     "SRCD",
     "SRGD",
     "Adam",
+    "AveragedModel",
     "AxisRMSProp",
     "Block",
     "Capture",

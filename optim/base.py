@@ -88,6 +88,7 @@ class ManifoldOptimizer(Optimizer):
         self._guard = FiniteGuard()
         self._replicas = None if process_group is None else Replicas(process_group)
         self._compared = False
+        self._marks: dict[Tensor, tuple[object, ...]] = {}
         super().__init__(params, {**defaults, "strict": strict})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,6 +105,7 @@ class ManifoldOptimizer(Optimizer):
         self._guard = FiniteGuard()
         self._replicas = getattr(self, "_replicas", None)
         self._compared = False
+        self._marks = getattr(self, "_marks", {})
 
     def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Prepare the update of one parameter without changing anything."""
@@ -152,6 +154,8 @@ class ManifoldOptimizer(Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+        for p in group["params"]:
+            self._marks[p] = _mark(p)
         self._compared = False
 
     @torch.no_grad()
@@ -173,8 +177,12 @@ class ManifoldOptimizer(Optimizer):
             If a derivative that the step reads is NaN or infinite. On a CPU, and with ``strict=True``,
             nothing has been changed then; otherwise see :meth:`check_finite`.
         RuntimeError
-            If a gradient is sparse; or, with a process group, if a manifold parameter has none, or, at the
-            first step, if the processes differ (see :meth:`check_replicas`). Nothing has been changed.
+            If a gradient is sparse, or a parameter has lost its manifold; or, with a process group, if a
+            manifold parameter has no gradient, or, at the first step, if the processes differ (see
+            :meth:`check_replicas`). Nothing has been changed.
+        ValueError
+            If something else has written values into a parameter that are no point of its manifold.
+            Nothing has been changed.
         """
         loss = None
         if closure is not None:
@@ -194,14 +202,35 @@ class ManifoldOptimizer(Optimizer):
                     f"the gradient of {_describe(number, group, p)} has layout {p.grad.layout}; "
                     f"{type(self).__name__} needs a dense one (sparse=False in an embedding)"
                 )
+            self._check_written(number, group, p)
             parameters.append((number, group, p))
             updates.append(self._prepare(number, group, p, local_gradient(p)))
         self._average(updates)
         self._check_finite(parameters, updates)
-        for update in updates:
+        for (_, _, p), update in zip(parameters, updates, strict=True):
             update.apply(update.derivatives)
+            self._marks[p] = _mark(p)
         self._guard.publish()
         return loss
+
+    def _check_written(self, number: int, group: dict[str, Any], p: Tensor) -> None:
+        """Check a parameter again if something else has written to it since the last step."""
+        known, mark = self._marks.get(p), _mark(p)
+        if mark == known:
+            return
+        if known is not None and known[0] is not None and mark[0] is None:
+            raise RuntimeError(
+                f"{_describe(number, group, p)} was on {known[0]} when the optimizer met it and is a plain "
+                "one now: converting a module with swapped parameters (torch.__future__) does that. "
+                "Convert first, then constrain and build the optimizer"
+            )
+        try:
+            self._check_parameter(group, p)
+        except ValueError as error:
+            raise ValueError(
+                f"{_describe(number, group, p)} was written to since the last step. {error}"
+            ) from error
+        self._marks[p] = mark
 
     def check_finite(self) -> None:
         """Wait for accelerators, and raise FloatingPointError if a step on one met a NaN or infinity.
@@ -485,6 +514,14 @@ def local_gradient(p: Tensor) -> Tensor:
     if is_sharded(p) and p.grad.placements != p.placements:  # type: ignore[attr-defined]
         return local(p.grad.redistribute(p.device_mesh, p.placements))  # type: ignore[attr-defined]
     return local(p.grad)
+
+
+def _mark(p: Tensor) -> tuple[object, ...]:
+    """What changes when a point is written to or replaced; read on the host, O(1)."""
+    manifold = manifold_of(p)
+    if manifold is None:
+        return (None,)
+    return manifold, None if p.is_inference() else p._version, p.data_ptr(), p.dtype
 
 
 def _state_shape(p: Tensor, name: str) -> tuple[int, ...]:

@@ -164,11 +164,9 @@ class Moments:
         return corrected.gather(-1, flat).unflatten(-1, axes.shape[-2:]), overall
 
     def _kept(self, name: str, size: int, dtype: torch.dtype | None) -> Tensor:
-        if name not in self._state:
-            self._state[name] = torch.zeros(
-                *self._like.shape[:-1],
-                size,
-                dtype=dtype or self._like.dtype,
-                device=self._like.device,
-            )
+        kept = self._state.get(name)
+        if kept is None:
+            kept = self._like.new_zeros(*self._like.shape[:-1], size)
+        # A model may be converted while it is trained.
+        self._state[name] = kept.to(self._like.device, dtype or self._like.dtype)
         return self._state[name]

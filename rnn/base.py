@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from ..manifolds import CoordinateManifold, refuse_assign
+from ..manifolds import CoordinateManifold, keep_manifold
 from .initialization import Initialization
 from .recurrence import check_nonlinearity, recurrence_
 
@@ -112,7 +112,7 @@ class IsometricRNN(nn.Module):
             elif bias:
                 start = torch.empty(hidden_size, **place)
                 self.register_parameter(f"bias_ih_l{k}", nn.Parameter(start))
-            refuse_assign(self, f"weight_hh_l{k}")
+            keep_manifold(self, f"weight_hh_l{k}")
         self.reset_parameters()
 
     @torch.no_grad()

@@ -79,8 +79,8 @@ class OrthogonalRNN(IsometricRNN):
 
     Cost and memory of a layer are those of :func:`~givens.rnn.recurrence.recurrence_`.
 
-    ``load_state_dict`` copies values as usual; with ``assign=True`` it would replace the manifold
-    parameter by a plain one, and raises a RuntimeError.
+    ``load_state_dict``, with and without ``assign=True``, leaves the recurrent matrices manifold parameters
+    (:func:`~givens.manifolds.keep_manifold`).
 
     Examples
     --------

@@ -285,8 +285,9 @@ class TestSavingAndMoving:
         assert isinstance(other.weight_hh_l1, ManifoldParameter)
         other.reset_parameters()
         assert not torch.equal(other.weight_hh_l0, layer.weight_hh_l0)
-        with pytest.raises(RuntimeError, match="assign=True"):
-            other.load_state_dict(layer.state_dict(), assign=True)
+        other.load_state_dict(layer.state_dict(), assign=True)
+        assert_same(values(other), values(layer))
+        assert isinstance(other.weight_hh_l1, ManifoldParameter)
 
     def test_state_dict_loads_safely(self):
         layer, other = make(3, 6, 2), make(3, 6, 2, seed=1)
@@ -298,13 +299,14 @@ class TestSavingAndMoving:
         assert_same(values(other), values(layer))
         assert other.weight_hh_l0 is parameter
 
-    def test_assign_is_refused(self):
+    def test_assign_keeps_the_matrices_on_the_group(self):
         layer, other = make(3, 6, 2), make(3, 6, 2, seed=1)
-        before, parameters = values(other), dict(other.named_parameters())
-        with pytest.raises(RuntimeError, match="assign=False"):
-            other.load_state_dict(layer.state_dict(), assign=True)
-        assert_same(values(other), before)
-        assert all(p is parameters[name] for name, p in other.named_parameters())
+        state = {name: value.clone() for name, value in layer.state_dict().items()}
+        other.load_state_dict(state, assign=True)
+        assert_same(values(other), values(layer))
+        for weight in (other.weight_hh_l0, other.weight_hh_l1):
+            assert isinstance(weight, ManifoldParameter)
+            assert isinstance(weight.manifold, OrthogonalGroup)
 
     def test_double_and_back(self):
         layer = make(3, 6, dtype=torch.float32)

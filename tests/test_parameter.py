@@ -11,8 +11,10 @@ from geoopt import ManifoldParameter
 from hypothesis import given
 from strategies import Noise, batch_shapes, defect, dims, dtypes, error, noises
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
-from givens.manifolds import Euclidean, OrthogonalGroup, constrain, refuse_assign
+from givens.manifolds import Euclidean, OrthogonalGroup, constrain, keep_manifold
+from givens.optim import SRCD
 
 GROUP = OrthogonalGroup()
 
@@ -34,13 +36,15 @@ def saved(thing):
     return file
 
 
-def assert_refuses(module, state):
-    kept = module.weight
-    value = kept.detach().clone()
-    with pytest.raises(RuntimeError, match=r"'weight' by a plain one.*use assign=False"):
-        module.load_state_dict(state, assign=True)
-    assert module.weight is kept
-    assert torch.equal(kept, value)
+def assert_on_group(module, value=None):
+    """As :func:`constrain` left it; with a value, of that."""
+    weight = module.weight
+    assert type(weight) is ManifoldParameter
+    assert isinstance(weight.manifold, OrthogonalGroup)
+    assert weight.is_leaf
+    assert next(module.parameters()) is weight
+    if value is not None:
+        assert torch.equal(weight.detach(), value)
 
 
 # constrain
@@ -149,7 +153,11 @@ def test_a_copy_is_constrained_like_the_original(copied):
     assert torch.equal(twin.weight, layer.weight)
     assert twin.weight.data_ptr() != layer.weight.data_ptr()
     assert twin.weight.requires_grad
-    assert_refuses(twin, layer.state_dict())
+    # And guarded like it.
+    twin.load_state_dict({"weight": torch.eye(4)}, assign=True)
+    assert_on_group(twin, torch.eye(4))
+    assert twin.weight.manifold.retraction == "cayley"
+    assert torch.equal(twin.weight, torch.eye(4)) != torch.equal(layer.weight, twin.weight)
 
 
 def test_state_dict_round_trip_under_the_default_of_torch_load():
@@ -168,13 +176,32 @@ def test_a_plain_state_dict_is_copied_in():
     assert torch.equal(layer.weight.detach(), torch.eye(4).double())
 
 
-# refuse_assign
+# keep_manifold
 
 
-def test_assign_would_lose_the_manifold():
-    layer = constrained()
-    assert_refuses(layer, layer.state_dict())
-    assert_refuses(layer, {"weight": torch.eye(4)})
+@pytest.fixture(params=["swap", "overwrite"])
+def conversion(request):
+    """Torch's other ways of converting a module."""
+    name = f"set_{request.param}_module_params_on_conversion"
+    getattr(torch.__future__, name)(True)
+    yield request.param
+    getattr(torch.__future__, name)(False)
+
+
+def test_assigned_values_stay_on_the_manifold():
+    layer, source = constrained(1), constrained(2)
+    layer.weight.requires_grad_(False)
+    value = source.weight.detach().clone()
+    layer.load_state_dict(saved_state(source), assign=True)
+    assert_on_group(layer, value)
+    assert layer.weight.manifold.retraction == "cayley"
+    assert not layer.weight.requires_grad
+    layer.load_state_dict({"weight": torch.eye(4)}, assign=True)  # of another type
+    assert_on_group(layer, torch.eye(4))
+
+
+def saved_state(module):
+    return torch.load(saved(module.state_dict()), weights_only=True)
 
 
 def test_assigning_a_manifold_parameter_is_fine():
@@ -191,17 +218,193 @@ def test_other_keys_may_be_assigned():
     assert isinstance(layer.weight, ManifoldParameter)
 
 
-def test_inside_a_model_the_error_names_the_whole_key():
-    model = nn.Sequential(nn.Linear(4, 4), constrained())
-    with pytest.raises(RuntimeError, match=r"manifold parameter '1\.weight'"):
-        model.load_state_dict(model.state_dict(), assign=True)
-    assert isinstance(model[1].weight, ManifoldParameter)
-
-
 def test_a_parameter_made_by_hand_can_be_guarded():
     layer = Layer(torch.eye(3))
+    with pytest.raises(TypeError, match=r"'weight' is a plain Parameter.*constrain"):
+        keep_manifold(layer, "weight")
+    with pytest.raises(AttributeError, match=r"no parameter 'bias'; it has \['weight'\]"):
+        keep_manifold(layer, "bias")
     layer.weight = ManifoldParameter(torch.eye(3), manifold=GROUP)
-    refuse_assign(layer, "weight")
-    assert_refuses(layer, {"weight": torch.eye(3)})
-    layer.load_state_dict({"weight": -torch.eye(3)})
-    assert torch.equal(layer.weight.detach(), -torch.eye(3))
+    keep_manifold(layer, "weight")
+    keep_manifold(layer, "weight")
+    layer.load_state_dict({"weight": -torch.eye(3)}, assign=True)
+    assert_on_group(layer, -torch.eye(3))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize(
+    "value",
+    [2 * torch.eye(4), torch.full((4, 4), torch.nan), Noise(0).point(4, 4).bfloat16()],
+    ids=["twice a point", "nan", "a rounded point"],
+)
+def test_values_off_the_manifold_are_loaded_and_not_trained(value, assign):
+    """Loading is torch's; an optimizer sees what was loaded."""
+    layer = constrained()
+    layer.load_state_dict({"weight": value}, assign=assign)
+    assert type(layer.weight) is ManifoldParameter
+    with pytest.raises(ValueError, match="is no point of OrthogonalGroup"):
+        SRCD(layer.parameters(), 0.1)
+
+
+def test_other_errors_of_loading_are_torch_s():
+    layer = constrained()
+    with pytest.raises(RuntimeError, match=r"size mismatch for weight"):
+        layer.load_state_dict({"weight": torch.eye(3)})
+    with pytest.raises(RuntimeError, match=r"Missing key.*weight"):
+        layer.load_state_dict({})
+    with pytest.raises(RuntimeError, match=r"expected torch.Tensor"):
+        layer.load_state_dict({"weight": 3})
+    assert_on_group(layer)
+
+
+def test_values_on_another_manifold_are_told_by_that():
+    """By the parameter's manifold of today, not that of the first call."""
+    layer = constrain(constrained(), "weight", geoopt.Stiefel())
+    layer.load_state_dict({"weight": torch.eye(4)}, assign=True)
+    assert isinstance(layer.weight.manifold, geoopt.Stiefel)
+    layer.weight = ManifoldParameter(torch.ones(2), manifold=Euclidean(1))
+    layer.load_state_dict({"weight": torch.tensor([2.0, 3.0])})
+    assert isinstance(layer.weight.manifold, Euclidean)
+
+
+@pytest.mark.parametrize("loading", ["copy", "assign"])
+def test_from_the_meta_device_to_a_model_that_trains(loading):
+    """Built without memory, given memory or none, and loaded."""
+    source = constrain(nn.Linear(4, 4), "weight", GROUP)
+    with torch.device("meta"):
+        layer = constrain(nn.Linear(4, 4), "weight", GROUP)
+    assert layer.weight.is_meta
+    if loading == "copy":
+        layer.to_empty(device="cpu")
+        with pytest.raises(TypeError, match="weight of Linear has been replaced by a plain"):
+            layer(torch.ones(1, 4))
+    layer.load_state_dict(source.state_dict(), assign=loading == "assign")
+    assert_on_group(layer, source.weight.detach())
+    assert torch.equal(layer(torch.ones(1, 4)), source(torch.ones(1, 4)))
+
+
+def test_a_conversion_that_loses_the_manifold_is_noticed(conversion):
+    layer = constrain(nn.Linear(4, 4), "weight", GROUP)
+    layer(torch.ones(1, 4)).sum().backward()
+    layer.double()
+    assert not isinstance(layer.weight, ManifoldParameter)  # torch's doing
+    with pytest.raises(TypeError, match=r"weight of Linear.*plain parameter.*constrain\(\) again"):
+        layer(torch.ones(1, 4).double())
+    constrain(layer, "weight", GROUP)
+    layer(torch.ones(1, 4).double())
+    assert_on_group(layer)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_loading_keeps_the_manifold_however_torch_converts(conversion, assign):
+    layer = constrain(nn.Linear(4, 4), "weight", GROUP)
+    parameter = layer.weight
+    state = constrain(nn.Linear(4, 4), "weight", GROUP).state_dict()
+    layer.load_state_dict(state, assign=assign)
+    assert_on_group(layer, state["weight"])
+    assert (layer.weight is parameter) == (conversion == "swap" or not assign)
+    layer.double()
+    layer.load_state_dict(state, assign=assign)  # brings it back
+    assert_on_group(layer)
+    layer(torch.ones(1, 4, dtype=layer.weight.dtype))
+
+
+def test_a_plain_parameter_in_its_place_is_noticed():
+    layer = constrain(nn.Linear(4, 4), "weight", GROUP)
+    kept = layer.weight
+    for lost in (nn.Parameter(torch.eye(4)), type(kept)(torch.eye(4))):  # the latter on ℝⁿ
+        layer.weight = lost
+        with pytest.raises(TypeError, match="weight of Linear has been replaced"):
+            layer(torch.ones(1, 4))
+    layer.weight = kept
+    layer(torch.ones(1, 4))
+
+
+def test_what_stands_in_for_it_for_a_moment_is_not():
+    """Of functional_call, and of modules that have renamed the parameter."""
+    layer = constrain(nn.Linear(4, 4), "weight", GROUP)
+    plain = {key: value.detach() + 1 for key, value in layer.named_parameters()}
+    torch.func.functional_call(layer, plain, torch.ones(1, 4))
+    torch.func.functional_call(layer, dict(layer.named_parameters()), torch.ones(1, 4))
+    prune.l1_unstructured(layer, "weight", 0.5)
+    layer(torch.ones(1, 4))
+    layer.load_state_dict(layer.state_dict())
+    assert isinstance(layer.weight_orig, ManifoldParameter)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda module: module.double(),
+        lambda module: module.to("cpu", torch.float64),
+        lambda module: module.double().float(),
+        lambda module: module.share_memory(),
+        lambda module: module.requires_grad_(False),
+        lambda module: module.cpu(),
+        lambda module: module.train().eval(),
+        copy.copy,
+    ],
+    ids=["double", "to", "there and back", "share_memory", "freeze", "cpu", "eval", "copy"],
+)
+def test_a_conversion_keeps_it(convert):
+    layer = constrain(nn.Linear(4, 4), "weight", GROUP)
+    value = layer.weight.detach().clone()
+    layer = convert(layer)
+    assert_on_group(layer, value.to(layer.weight.dtype))
+    layer(torch.ones(1, 4, dtype=layer.weight.dtype))
+
+
+# Neighbours in torch that take a parameter over
+
+
+class Twice(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda module: parametrize.register_parametrization(module, "weight", Twice()),
+        parametrizations.spectral_norm,
+        parametrizations.orthogonal,
+    ],
+    ids=["parametrization", "spectral_norm", "orthogonal"],
+)
+def test_what_a_parametrization_starts_from_stays_on_the_manifold(take):
+    layer = constrain(nn.Linear(4, 4), "weight", GROUP)
+    take(layer)
+    layer(torch.ones(1, 4)).sum().backward()
+    original = layer.parametrizations.weight.original
+    assert isinstance(original, ManifoldParameter)
+    assert defect(original) <= 1e-6
+    assert original.grad.shape == (4, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm.*:FutureWarning")
+def test_weight_norm_has_no_use_for_it():
+    """Its direction and length are parameters of their own; the newer refuses, the older replaces."""
+    layer = constrain(nn.Linear(4, 4), "weight", GROUP)
+    with pytest.raises(RuntimeError, match="ManifoldParameter"):
+        parametrizations.weight_norm(layer)
+    nn.utils.weight_norm(layer)
+    assert not any(isinstance(p, ManifoldParameter) for p in layer.parameters())
+
+
+def test_a_point_is_not_taken_for_a_parameter():
+    """``nn.Parameter(manifold.random(…))`` would have lost it."""
+    with pytest.raises(RuntimeError, match="ManifoldTensor"):
+        nn.Parameter(GROUP.random(3, 3))
+    with pytest.raises(RuntimeError, match="ManifoldTensor"):
+        nn.ParameterList([GROUP.random(3, 3)])
+    weight = constrained().weight
+    assert nn.ParameterList([weight])[0] is weight
+    assert nn.ParameterDict({"w": weight})["w"] is weight
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_the_guard_is_compiled_without_a_break(backend):
+    layer = constrain(nn.Linear(4, 4), "weight", GROUP)
+    compiled = torch.compile(layer, backend=backend, fullgraph=True)
+    assert torch.equal(compiled(torch.ones(2, 4)), layer(torch.ones(2, 4)))
+    torch._dynamo.reset()
