@@ -117,7 +117,8 @@ class MatrixGroup(OrthonormalMatrices):
 
     def _algebra(self, a: Tensor) -> Tensor:
         """The matrix of the Lie algebra nearest to `a`: its skew part."""
-        return (a - a.mH) / 2
+        half = a / 2  # first, for the difference of large numbers may overflow
+        return half - half.mH
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         """The matrix A of the Lie algebra with y = x·expm(A)."""

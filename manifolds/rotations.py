@@ -94,7 +94,8 @@ def reduced(angle: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """
     angle = angle.double()
     quarter = torch.round(angle * (2 / math.pi))
-    sine = torch.sin(angle - quarter * (math.pi / 2)).unsqueeze(-1)
+    # Where no digit of an angle is left, so is none of what it leaves after its quarter turns.
+    sine = torch.sin((angle - quarter * (math.pi / 2)).clamp(-1.0, 1.0)).unsqueeze(-1)
     steps = torch.arange(-_SEARCH, _SEARCH + 1, dtype=torch.float64, device=angle.device)
     sine = (sine + sine * (steps * torch.finfo(dtype).eps)).to(dtype)
     exact = sine.double()

@@ -338,5 +338,5 @@ def thin_exponential(b: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     unit = torch.eye(p, dtype=b.dtype, device=b.device) * size
     upper = torch.cat([b, -(k.mT @ (k / size))], -1)
     lower = torch.cat([unit, torch.zeros_like(unit)], -1)
-    f = expm1(torch.cat([upper, lower], -2))[..., :p]
+    f = expm1(torch.cat([upper, lower], -2), skew=False)[..., :p]
     return f[..., :p, :], f[..., p:, :] / size

@@ -14,17 +14,36 @@ from geoopt.manifolds import Manifold
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates, Groups
-from .finite import FiniteGuard, raise_not_finite
+from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates, Groups
+from .finite import FiniteGuard, longest, raise_not_finite, raise_overflow
 from .replicas import Replicas, digest
 from .scaling import Scaling
 from .shards import ParameterState, add_over_shards, check_sharding, is_sharded, local
-from .times import scaled, times
+from .times import Store, scaled, times
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["ManifoldOptimizer", "Update"]
+__all__ = ["Change", "ManifoldOptimizer", "Update"]
+
+
+@dataclass
+class Change:
+    """The change of one parameter and its state, computed and not yet made.
+
+    Attributes
+    ----------
+    make : callable
+        Makes it. Nothing that can fail is left to it.
+    made : Tensor, optional
+        The times or the new value, which the host checks; None where a device does, as it moves.
+    limit : float
+        What their absolute values must stay below.
+    """
+
+    make: Callable[[], None]
+    made: Tensor | None = None
+    limit: float = math.inf
 
 
 @dataclass
@@ -33,33 +52,34 @@ class Update:
 
     Attributes
     ----------
-    apply : callable
-        Carries it out, given the derivatives.
+    compute : callable
+        Computes it, given the derivatives, and changes nothing.
     derivatives : Tensor, optional
         The derivatives that it reads; None where a device reads them as it moves.
     own : bool
         Whether they are this process's alone, to be averaged over all.
     """
 
-    apply: Callable[[Tensor | None], None]
+    compute: Callable[[Tensor | None], Change]
     derivatives: Tensor | None = None
     own: bool = False
 
 
-# Restorations are at least this many steps apart, so that they cost little beside them: steps that
-# rewrite the whole point, and steps that rank all coordinates. The latter come back to the same few
-# axes, where small angles are rounded in the same direction again and again.
-_DENSE_STEPS = 8
-_RANKED_STEPS = 32
+# How many steps there are between restorations at most, where a step costs products of whole points
+# anyway. A dense one rounds every entry of a point, and its own factor, where the angles are large.
+# One that ranks all coordinates comes back to the same few pairs of axes, where small angles are
+# rounded in the same direction again and again.
+_DENSE_STEPS = 2
+_RANKED_STEPS = 8
 
 # The options of a group that are strategy objects: a saved state holds their text.
 _STRATEGIES = {"selection", "scaling"}
 
 
 class ManifoldOptimizer(Optimizer):
-    """A step in two passes: every update is prepared and its derivatives checked, then all are done.
+    """A step is all or nothing: every update is prepared, computed and checked, then all are made.
 
-    In between, the processes of a distributed run average the derivatives.
+    After they are prepared, the processes of a distributed run average the derivatives.
 
     Subclasses say how the update of one parameter is prepared.
 
@@ -174,8 +194,10 @@ class ManifoldOptimizer(Optimizer):
         Raises
         ------
         FloatingPointError
-            If a derivative that the step reads is NaN or infinite. On a CPU, and with ``strict=True``,
-            nothing has been changed then; otherwise see :meth:`check_finite`.
+            If a derivative that the step reads is NaN or infinite, or the step overflows: a time is longer
+            than ε√max of the parameter's type, a new value or an average that a scaling keeps is not
+            finite. On a CPU, and with ``strict=True``, nothing has been changed then; otherwise see
+            :meth:`check_finite`.
         RuntimeError
             If a gradient is sparse, or a parameter has lost its manifold; or, with a process group, if a
             manifold parameter has no gradient, or, at the first step, if the processes differ (see
@@ -207,8 +229,10 @@ class ManifoldOptimizer(Optimizer):
             updates.append(self._prepare(number, group, p, local_gradient(p)))
         self._average(updates)
         self._check_finite(parameters, updates)
-        for (_, _, p), update in zip(parameters, updates, strict=True):
-            update.apply(update.derivatives)
+        changes = [update.compute(update.derivatives) for update in updates]
+        self._check_overflow(parameters, changes)
+        for (_, _, p), change in zip(parameters, changes, strict=True):
+            change.make()
             self._marks[p] = _mark(p)
         self._guard.publish()
         return loss
@@ -236,8 +260,8 @@ class ManifoldOptimizer(Optimizer):
         """Wait for accelerators, and raise FloatingPointError if a step on one met a NaN or infinity.
 
         Without ``strict=True`` a step on an accelerator does not wait to look at its derivatives: a
-        coordinate whose derivative is not finite stays where it is, and so does everything in the steps
-        that follow, until a step or this method finds out. This clears the mark.
+        coordinate whose derivative is not finite, or too large for a step, stays where it is, and so does
+        everything in the steps that follow, until a step or this method finds out. This clears the mark.
         """
         self._guard.check()
 
@@ -254,6 +278,19 @@ class ManifoldOptimizer(Optimizer):
         for count, (number, group, p), update in zip(counts, parameters, updates, strict=True):
             if count and update.derivatives is not None:
                 raise_not_finite(count, update.derivatives.numel(), _describe(number, group, p))
+
+    def _check_overflow(
+        self, parameters: list[tuple[int, dict[str, Any], Tensor]], changes: list[Change]
+    ) -> None:
+        """Raise FloatingPointError, in all processes, if a change that the host checks overflows."""
+        counts = []
+        for change in changes:
+            small = None if change.made is None else change.made.abs() < change.limit
+            counts.append(0 if small is None or bool(small.all()) else int((~small).sum()))
+        counts = add_over_shards(counts, [p for _, _, p in parameters])
+        for count, (number, group, p), change in zip(counts, parameters, changes, strict=True):
+            if count and change.made is not None:
+                raise_overflow(count, change.made, _describe(number, group, p))
 
     def check_replicas(self) -> None:
         """Raise if the processes of the process group hold different parameters, options or state.
@@ -340,7 +377,7 @@ class ManifoldOptimizer(Optimizer):
         if read is not None and halved:
             read = manifold.group_values(x, read)
 
-        def rule(derivatives: Tensor, scale: Tensor, admitted: Tensor | None = None) -> Tensor:
+        def rule(derivatives: Tensor, scale: Tensor) -> tuple[Tensor, Store]:
             return times(
                 derivatives,
                 scale,
@@ -352,23 +389,41 @@ class ManifoldOptimizer(Optimizer):
                 numbers=numbers,
                 state=state,
                 step=step,
-                admitted=admitted,
             )
 
         guarded = self._guard.guard(rule, grouped=isinstance(block, Groups))
 
-        def update(read: Tensor | None) -> None:
-            if read is None:
-                manifold.descend_(x, grad, block, guarded)
-            else:
-                if halved and isinstance(block, Groups):
-                    read = manifold.group_matrices(x, read, block.axes.shape[-1])
-                scale = manifold.step_scale(x, block)
-                manifold.move_(x, block, (rule if by_host else guarded)(read, scale))
+        def whole(read: Tensor) -> Tensor:
+            if halved and isinstance(block, Groups):
+                return manifold.group_matrices(x, read, block.axes.shape[-1])
+            return read
+
+        def finish() -> None:
             state["step"] = step + 1
             self._restore(group, p, manifold, block, ranked=ranked)
 
-        return Update(update, read, own)
+        def unchecked(read: Tensor | None) -> Change:
+            def descend() -> None:
+                if read is None:
+                    manifold.descend_(x, grad, block, guarded)
+                else:
+                    manifold.move_(x, block, guarded(whole(read), manifold.step_scale(x, block)))
+                finish()
+
+            return Change(descend)
+
+        def checked(read: Tensor | None) -> Change:
+            assert read is not None  # `derivatives` has been called
+            t, store = rule(whole(read), manifold.step_scale(x, block))
+
+            def move() -> None:
+                manifold.move_(x, block, t)
+                store(None)
+                finish()
+
+            return Change(move, t, longest(t.dtype))
+
+        return Update(checked if by_host else unchecked, read, own)
 
     def _prepare_unconstrained(
         self, group: dict[str, Any], p: Tensor, grad: Tensor, lr: float | Tensor
@@ -378,21 +433,22 @@ class ManifoldOptimizer(Optimizer):
         scaling = group["scaling"]
         x, state = local(p), ParameterState(self.state, p)
 
-        def update(_: Tensor | None) -> None:
-            admitted = None if by_host else self._guard.admit(grad).all()
-            direction = grad
+        def compute(_: Tensor | None) -> Change:
+            direction, store, step = grad, None, state.get("step", 0)
             if scaling is not None:
-                step = state.get("step", 0)
-                direction = scaled(grad, scaling, state=state, step=step, admitted=admitted)
-                state["step"] = step + 1
-            if admitted is not None:
-                x.add_(torch.where(admitted, lr * direction, 0.0))
-            elif isinstance(lr, Tensor):
-                x.add_(lr * direction)
-            else:
-                x.add_(direction, alpha=lr)
+                direction, store = scaled(grad, scaling, state=state, step=step)
+            new = x + lr * direction if isinstance(lr, Tensor) else x.add(direction, alpha=lr)
 
-        return Update(update, grad if by_host else None)
+            def make() -> None:
+                admitted = None if by_host else self._guard.admit(grad, new).all()
+                x.copy_(new if admitted is None else torch.where(admitted, new, x))
+                if store is not None:
+                    store(admitted)
+                    state["step"] = step + 1
+
+            return Change(make, new if by_host else None)
+
+        return Update(compute, grad if by_host else None)
 
     def _checked_by_host(self, group: dict[str, Any], p: Tensor) -> bool:
         """Whether the derivatives of a parameter are checked before anything is changed.
@@ -412,17 +468,17 @@ class ManifoldOptimizer(Optimizer):
     ) -> None:
         """Keep a point on its manifold, after the coordinates of a block have been moved.
 
-        Once so many coordinates have been moved that the cost, spread over the moves, is of the order of
-        their own, the manifold takes rounding away. A step that costs as much as a product of whole
-        points, because it is dense or has ranked all coordinates (`ranked`), counts for more. Counted
-        on the host, from shapes.
+        Once there were so many rotations that the cost, spread over them, is of the order of their own,
+        the manifold takes rounding away. A step that costs as much as a product of whole points,
+        because it is dense or has ranked all coordinates (`ranked`), counts for more. Counted on the
+        host, from shapes.
         """
         if not isinstance(manifold, CoordinateManifold):
             return
         x, state = local(p), ParameterState(self.state, p)
         period = manifold.restore_period(x)
-        moved = max(_size(block, period), math.ceil(period / _RANKED_STEPS) if ranked else 0)
-        state["moved"] = state.get("moved", 0) + min(moved, math.ceil(period / _DENSE_STEPS))
+        moved = min(_size(block, period, ranked=ranked), math.ceil(period / _DENSE_STEPS))
+        state["moved"] = state.get("moved", 0) + moved
         if state["moved"] >= period:
             if self._checked_by_host(group, p):
                 manifold.restore_(x)
@@ -536,15 +592,18 @@ def _state_shape(p: Tensor, name: str) -> tuple[int, ...]:
     return (*p.shape[: p.dim() - manifold.ndim], size)
 
 
-def _size(block: CoordinateBlock, period: int) -> int:
-    """Number of coordinates that a block moves; a dense exponential counts as a whole period."""
-    if isinstance(block, All):
+def _size(block: CoordinateBlock, period: int, *, ranked: bool) -> int:
+    """Number of rotations that a step along a block counts for; a dense one is a whole period."""
+    if isinstance(block, Groups):
+        n, r = block.axes.shape[-2:]
+        if r > 2:
+            return period if ranked else n * r * r
+        size = n
+    elif isinstance(block, Coordinates) and (block.disjoint or block.index.shape[-1] == 1):
+        size = block.index.shape[-1]
+    else:
         return period
-    if isinstance(block, Coordinates):
-        k = block.index.shape[-1]
-        return k if block.disjoint or k == 1 else period
-    n, r = block.axes.shape[-2:]
-    return n * r * (r - 1) // 2
+    return max(size, math.ceil(period / _RANKED_STEPS)) if ranked else size
 
 
 def describe(selection: object) -> str:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["FiniteGuard", "raise_not_finite"]
+from .times import Store
+
+__all__ = ["FiniteGuard", "longest", "raise_not_finite", "raise_overflow"]
+
+
+def longest(dtype: torch.dtype) -> float:
+    """Time up to which a move is admitted: ε√max, 2e12 in float32 and complex64, 3e138 in float64.
+
+    Sums of many squares of such times do not overflow.
+    """
+    limits = torch.finfo(dtype)
+    return float(limits.eps * limits.max**0.5)
 
 
 def raise_not_finite(bad: int, of: int, parameter: str) -> None:
@@ -19,19 +31,31 @@ def raise_not_finite(bad: int, of: int, parameter: str) -> None:
     )
 
 
+def raise_overflow(bad: int, made: Tensor, parameter: str) -> None:
+    """Raise the error for finite derivatives of which a step makes numbers that are not, or too large."""
+    raise FloatingPointError(
+        f"the step of {parameter} overflows {str(made.dtype).removeprefix('torch.')} in {bad} of "
+        f"{made.numel()} places: its derivatives are finite, but not their squares, or not what the "
+        "learning rate makes of them; parameters and state are unchanged. Clip the gradient, lower the "
+        "learning rate, or use float64"
+    )
+
+
 class FiniteGuard:
     """Stops steps on an accelerator at derivatives that are not finite, without a synchronization.
 
-    A derivative that is not finite becomes a move of zero and sets a flag on the device; while the
-    flag is set every later move is zero too. The host learns of it through an asynchronous copy,
-    which :meth:`poll` looks at without waiting and :meth:`check` waits for.
+    A derivative that is not finite, or whose step is not, becomes a move of zero and sets a flag on the
+    device; while the flag is set every later move is zero too. The host learns of it through an
+    asynchronous copy, which :meth:`poll` looks at without waiting and :meth:`check` waits for.
     """
 
     def __init__(self) -> None:
         self._flags: dict[torch.device, Tensor] = {}
         self._copies: dict[torch.device, tuple[Tensor, torch.cuda.Event]] = {}
 
-    def admit(self, derivatives: Tensor, *, grouped: bool = False) -> Tensor:
+    def admit(
+        self, derivatives: Tensor, step: Tensor, limit: float = math.inf, *, grouped: bool = False
+    ) -> Tensor:
         """Return where to move: a mask that broadcasts to `derivatives`.
 
         With `grouped` the last two dimensions, a group's skew matrix, are admitted together or not.
@@ -39,7 +63,7 @@ class FiniteGuard:
         device = derivatives.device
         if device not in self._flags:
             self._flags[device] = torch.zeros((), dtype=torch.bool, device=device)
-        finite = derivatives.isfinite()
+        finite = derivatives.isfinite() & (step.abs() < limit)
         if grouped:
             finite = finite.all(-1, keepdim=True).all(-2, keepdim=True)
         admitted = finite & ~self._flags[device]
@@ -51,13 +75,15 @@ class FiniteGuard:
         return self._flags[device]
 
     def guard(
-        self, rule: Callable[[Tensor, Tensor, Tensor], Tensor], *, grouped: bool = False
+        self, rule: Callable[[Tensor, Tensor], tuple[Tensor, Store]], *, grouped: bool = False
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return `rule`, told what is admitted, with the times of all else set to zero."""
+        """Return `rule` with the times of all that is not admitted set to zero, and nothing stored of it."""
 
         def guarded(derivatives: Tensor, scale: Tensor) -> Tensor:
-            admitted = self.admit(derivatives, grouped=grouped)
-            return torch.where(admitted, rule(derivatives, scale, admitted), 0.0)
+            t, store = rule(derivatives, scale)
+            admitted = self.admit(derivatives, t, longest(t.dtype), grouped=grouped)
+            store(admitted)
+            return torch.where(admitted, t, 0.0)
 
         return guarded
 
@@ -86,7 +112,8 @@ class FiniteGuard:
         self._copies.clear()
         if raised:
             raise FloatingPointError(
-                f"a step on {', '.join(map(str, raised))} read derivatives that are NaN or infinite: their "
-                "coordinates and all later steps were left out. Build the optimizer with strict=True "
-                "to learn which parameter it was, at the price of waiting for the device at every step"
+                f"a step on {', '.join(map(str, raised))} read derivatives that are NaN or infinite, or too "
+                "large for a step: their coordinates and all later steps were left out. Build the "
+                "optimizer with strict=True to learn which parameter it was, at the price of waiting "
+                "for the device at every step"
             )

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates
+from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates
 from .random import Randomness
 
 __all__ = ["GradientView"]
@@ -67,6 +67,7 @@ class GradientView:
         self._key = (seed, step, number)
         self._first = first
         self._ranked: tuple[Tensor, Tensor] | None = None
+        self._all_read = False
 
     @property
     def batch(self) -> torch.Size:  # noqa: D102 - an attribute, documented with the class
@@ -97,8 +98,8 @@ class GradientView:
 
     @property
     def ranked(self) -> bool:
-        """Whether all coordinates have been ranked."""
-        return self._ranked is not None
+        """Whether the derivatives along all coordinates have been looked at."""
+        return self._all_read or self._ranked is not None
 
     def derivatives(self, block: CoordinateBlock) -> Tensor:
         """Partial derivatives of a block, in the shape that the block prescribes."""
@@ -114,6 +115,7 @@ class GradientView:
         """Partial derivatives by this process's gradient, or by that of all where a look has averaged it."""
         if self._ranked and isinstance(block, Coordinates) and block.index is self._ranked[0]:
             return self._ranked[1]  # the ranking has computed them
+        self._all_read |= isinstance(block, All)
         return self.manifold.derivatives(self.x, self._egrad, block)
 
     def steepest(self, k: int) -> Tensor:

@@ -18,12 +18,13 @@ class Moments:
     Left-invariant directions travel with the point, so an average of the derivatives along one of them
     means the same thing at every step, and needs no transport. Averages live in the optimizer's
     state, one number a coordinate; a step reads and writes those of its block. To be made once a
-    step: making it counts the visit.
+    step. What the step writes it reads back, but the state has it only after :meth:`store`: before
+    that the optimizer looks whether everything is finite.
 
     Parameters
     ----------
     state : dict
-        Where the tensors live; changed.
+        Where the tensors live; changed by :meth:`store` alone.
     derivatives : Tensor
         Those of the step, shape ``(*batch, k)``: gives shape, type and device.
     total : int
@@ -36,8 +37,6 @@ class Moments:
         Number of axes.
     step : int
         Number of steps that came before.
-    admitted : Tensor, optional
-        Where the memory may change; elsewhere it stays as it is. Broadcasts to `derivatives`.
 
     Nothing is kept that is not asked for: the counts, too, begin with the first look at them.
     """
@@ -52,7 +51,6 @@ class Moments:
         axes: Callable[[], Tensor] | None = None,
         num_axes: int = 0,
         step: int = 0,
-        admitted: Tensor | None = None,
     ) -> None:
         self._state = state
         self._like = derivatives
@@ -61,7 +59,8 @@ class Moments:
         self._axes = axes
         self._num_axes = num_axes
         self._step = step
-        self._admitted = admitted
+        self._written: dict[str, Tensor] = {}
+        self._written_of_axes: dict[str, Tensor] = {}
 
     @cached_property
     def visits(self) -> Tensor:
@@ -79,18 +78,50 @@ class Moments:
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """Return what is kept under a name for the coordinates of the step; 0 at first."""
-        kept = self._kept(name, self._total, dtype)
-        return kept.clone() if self._index is None else kept.gather(-1, self._index)
+        if name in self._written:
+            return self._written[name].clone()
+        return self._stored(name, dtype)
 
     def write(self, name: str, value: Tensor) -> None:
-        """Keep a value, of the shape of the derivatives, under a name that :meth:`read` has made."""
-        if self._admitted is not None:
-            value = torch.where(self._admitted, value, self.read(name, value.dtype))
-        kept = self._state[name]
-        if self._index is None:
-            kept.copy_(value)
-        else:
-            kept.scatter_(-1, self._index, value)
+        """Keep a value, of the shape of the derivatives, under a name."""
+        self._written[name] = value
+
+    @property
+    def finite(self) -> Tensor:
+        """Where all that has been written is finite; broadcasts to the derivatives.
+
+        The averages of axes are of a whole point: its coordinates are finite together.
+        """
+        finite = torch.ones((), dtype=torch.bool, device=self._like.device)
+        for value in self._written.values():
+            finite = finite & value.isfinite()
+        for value in self._written_of_axes.values():
+            finite = finite & value.isfinite().all(-1, keepdim=True)
+        return finite
+
+    def store(self, admitted: Tensor | None = None) -> None:
+        """Put into the state what has been written.
+
+        Parameters
+        ----------
+        admitted : Tensor, optional
+            Where the state may change; elsewhere it stays as it is. Broadcasts to the derivatives. The
+            averages of axes change where all coordinates of a point are admitted.
+        """
+        for name, value in self._written.items():
+            if admitted is not None:
+                value = torch.where(admitted, value, self._stored(name, value.dtype))
+            kept = self._kept(name, self._total, value.dtype)
+            if self._index is None:
+                kept.copy_(value)
+            else:
+                kept.scatter_(-1, self._index, value)
+        for name, value in self._written_of_axes.items():
+            kept = self._kept(name, self._num_axes, value.dtype)
+            if admitted is None:
+                kept.copy_(value)
+            else:
+                kept.copy_(torch.where(admitted.all(-1, keepdim=True), value, kept))
 
     def average(
         self, name: str, value: Tensor, decay: float, clock: str = "visits"
@@ -143,30 +174,41 @@ class Moments:
         axes = self._axes()
         a = axes.shape[-1]
         flat = axes.flatten(-2)
-        mask = torch.ones_like(value) if self._admitted is None else self._admitted.to(value.dtype)
-        share = torch.where(mask > 0, value, 0.0)
 
         def gathered(x: Tensor) -> Tensor:
             zeros = value.new_zeros(*value.shape[:-1], self._num_axes)
             return zeros.scatter_add_(-1, flat, x.expand_as(value).repeat_interleave(a, -1))
 
-        count = gathered(mask)
-        mean = gathered(share) / count.clamp(min=1)
+        count = gathered(torch.ones_like(value))
+        mean = gathered(value) / count.clamp(min=1)
+        zeros = torch.zeros_like(count)
         # The prefix tells a saved state that these are numbers of axes.
-        average = self._kept(f"axis_{name}", self._num_axes, None)
-        weight = self._kept(f"axis_{name}_weight", self._num_axes, None)
+        names = f"axis_{name}", f"axis_{name}_weight"
+        average, weight = (self._state.get(own, zeros).to(value) for own in names)
         visited = count > 0
-        average.copy_(torch.where(visited, decay * average + (1 - decay) * mean, average))
-        weight.copy_(torch.where(visited, decay * weight + (1 - decay), weight))
+        average = torch.where(visited, decay * average + (1 - decay) * mean, average)
+        weight = torch.where(visited, decay * weight + (1 - decay), weight)
+        self._written_of_axes.update(zip(names, (average, weight), strict=True))
         known = weight > 0
         corrected = torch.where(known, average / weight, 0.0)
         overall = corrected.sum(-1, keepdim=True) / known.sum(-1, keepdim=True)
         return corrected.gather(-1, flat).unflatten(-1, axes.shape[-2:]), overall
 
-    def _kept(self, name: str, size: int, dtype: torch.dtype | None) -> Tensor:
-        kept = self._state.get(name)
-        if kept is None:
-            kept = self._like.new_zeros(*self._like.shape[:-1], size)
+    def _stored(self, name: str, dtype: torch.dtype | None) -> Tensor:
+        """Copy of what the state has for the coordinates of the step."""
+        if name not in self._state:
+            return torch.zeros_like(self._like, dtype=dtype)
         # A model may be converted while it is trained.
-        self._state[name] = kept.to(self._like.device, dtype or self._like.dtype)
-        return self._state[name]
+        kept = self._state[name].to(self._like.device)
+        stored = kept.clone() if self._index is None else kept.gather(-1, self._index)
+        return stored.to(dtype or self._like.dtype)
+
+    def _kept(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
+        """Tensor of the state that has room for all coordinates, or all axes."""
+        if name not in self._state:
+            self._state[name] = torch.zeros(
+                *self._like.shape[:-1], size, dtype=dtype, device=self._like.device
+            )
+        self._state[name] = self._state[name].to(self._like.device, dtype)
+        kept: Tensor = self._state[name]
+        return kept

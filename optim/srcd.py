@@ -66,8 +66,9 @@ class SRCD(ManifoldOptimizer):
     Notes
     -----
     Rounding is taken away after as many coordinate moves as a manifold's ``restore_period`` says, on
-    O(d) after d²/2, which is 8d flops a move; where a step costs a
-    product of d×d matrices anyway, after 32 steps, and after 8 where it is a dense exponential.
+    O(d) after d²/2, which is 8d flops a move (a group of r axes, r > 2, counts as r² of them); where a
+    step reads the derivatives along all coordinates, after 8 steps, and where it is a dense exponential,
+    after 2.
 
     Examples
     --------

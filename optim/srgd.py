@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import All, CoordinateManifold
-from .base import ManifoldOptimizer, Update, manifold_of
+from .base import Change, ManifoldOptimizer, Update, manifold_of
 from .scaling import Scaling
 from .shards import ParameterState, local
 
@@ -67,7 +67,7 @@ class SRGD(ManifoldOptimizer):
     Notes
     -----
     On O(d) a step costs O(d³): the gradient's projection, a matrix exponential, a product; every
-    eighth step the point is put back on the manifold, which costs two products more.
+    second step the point is put back on the manifold, which costs two products more.
     """
 
     def __init__(
@@ -138,31 +138,39 @@ class SRGD(ManifoldOptimizer):
         x, state = local(p), ParameterState(self.state, p)
         rgrad = manifold.egrad2rgrad(x, grad)
 
-        def update(_: Tensor | None) -> None:
+        by_host = self._checked_by_host(group, p)
+
+        def compute(_: Tensor | None) -> Change:
             velocity = rgrad
-            buffer = state.get("momentum_buffer")
+            buffer = kept = state.get("momentum_buffer")
             if group["momentum"]:
-                if buffer is None:
+                if kept is None:
                     buffer = rgrad.clone()
                 else:
-                    buffer = group["momentum"] * buffer + (1 - group["dampening"]) * rgrad
+                    buffer = group["momentum"] * kept + (1 - group["dampening"]) * rgrad
                 velocity = rgrad + group["momentum"] * buffer if group["nesterov"] else buffer
             u = -group["lr"] * velocity
             if not group["momentum"]:
                 new = getattr(manifold, group["map"])(x, u)
             else:
                 new, buffer = getattr(manifold, f"{group['map']}_transp")(x, u, buffer)
-            if not self._checked_by_host(group, p):
-                admitted = self._guard.admit(rgrad).all()
-                new = torch.where(admitted, new, x)
-                if buffer is not None:
-                    buffer = torch.where(admitted, buffer, state.get("momentum_buffer", 0.0))
-            x.copy_(new)
-            if group["momentum"]:
-                state["momentum_buffer"] = buffer
-            self._restore(group, p, manifold, All())
+                new = torch.where(buffer.isfinite(), new, torch.nan)
 
-        return Update(update, rgrad if self._checked_by_host(group, p) else None)
+            def make() -> None:
+                moved, carried = new, buffer
+                if not by_host:
+                    admitted = self._guard.admit(rgrad, new).all()
+                    moved = torch.where(admitted, new, x)
+                    if carried is not None:
+                        carried = torch.where(admitted, carried, 0.0 if kept is None else kept)
+                x.copy_(moved)
+                if carried is not None:
+                    state["momentum_buffer"] = carried
+                self._restore(group, p, manifold, All())
+
+            return Change(make, new if by_host else None)
+
+        return Update(compute, rgrad if by_host else None)
 
     def _prepare_scaled(self, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Compute the derivatives along all coordinates."""

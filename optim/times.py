@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Callable, MutableMapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,11 @@ from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates, G
 from .moments import Moments
 from .scaling import Scaling
 
-__all__ = ["scaled", "times"]
+__all__ = ["Store", "scaled", "times"]
+
+# Puts what a scaling remembers of a step into the state: everywhere, or where a mask that broadcasts to
+# the derivatives says so.
+Store: TypeAlias = Callable[[Tensor | None], None]
 
 
 def times(
@@ -27,8 +31,7 @@ def times(
     numbers: Tensor | None,
     state: MutableMapping[str, Any],
     step: int,
-    admitted: Tensor | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Store]:
     """Return t_i = lr · ⟨grad f, f_i⟩/s_i, or what a scaling makes of it.
 
     A scaling sees the derivatives along unit directions, ⟨grad f, f_i⟩/√s_i, and what it returns is
@@ -47,24 +50,25 @@ def times(
     numbers : Tensor, optional
         For `Groups` and a scaling: the manifold's ``group_coordinates``.
     state : dict
-        Memory of the scaling; changed.
+        Memory of the scaling; changed by `store` alone.
     step : int
         Number of steps that came before.
-    admitted : Tensor, optional
-        Where the memory may change, broadcastable to `derivatives`.
 
     Returns
     -------
-    Tensor
-        The shape of `derivatives`; 0 where the scale is 0, a coordinate that cannot move the point.
+    t : Tensor
+        The shape of `derivatives`; 0 where the scale is 0, a coordinate that cannot move the point; NaN
+        or infinite where the step, or what the scaling would remember of it, overflows.
+    store : callable
+        Puts into the state what the scaling remembers.
     """
     if scaling is None:
-        return torch.where(scale > 0, lr * derivatives / scale, 0.0)
+        return torch.where(scale > 0, lr * derivatives / scale, 0.0), _nothing
     root = scale.sqrt()
     unit = torch.where(root > 0, derivatives / root, 0.0)
     batch = x.shape[: x.dim() - manifold.ndim]
     num_axes, total = manifold.num_axes(x), manifold.num_coordinates(x)
-    values, allowed = unit, admitted
+    values = unit
     if isinstance(block, All):
         index = torch.arange(total, device=x.device).expand(*batch, total)
     elif isinstance(block, Coordinates):
@@ -74,8 +78,6 @@ def times(
         grouped = manifold.group_values(x, unit)
         values = grouped.flatten(-2)
         index = numbers.flatten(-2).expand(values.shape)
-        if admitted is not None:
-            allowed = admitted.squeeze(-1).expand(grouped.shape).flatten(-2)
     moments = Moments(
         state,
         values,
@@ -84,12 +86,17 @@ def times(
         axes=lambda: manifold.axes(x, index),
         num_axes=num_axes,
         step=step,
-        admitted=allowed,
     )
-    direction = scaling.scale(values, moments)
+    direction = _direction(scaling, values, moments)
+
+    def store(admitted: Tensor | None) -> None:
+        if admitted is not None and isinstance(block, Groups):  # a group's matrix as its values
+            admitted = admitted.squeeze(-1).expand(grouped.shape).flatten(-2)
+        moments.store(admitted)
+
     if isinstance(block, Groups):
         direction = manifold.group_matrices(x, direction.view(grouped.shape), unit.shape[-1])
-    return torch.where(root > 0, lr * direction / root, 0.0)
+    return torch.where(root > 0, lr * direction / root, 0.0), store
 
 
 def scaled(
@@ -98,16 +105,16 @@ def scaled(
     *,
     state: MutableMapping[str, Any],
     step: int,
-    admitted: Tensor | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Store]:
     """Return the direction of a parameter without a manifold, every entry a coordinate of its own.
 
-    Of a complex one, real and imaginary parts, as in torch.
+    Of a complex one, real and imaginary parts, as in torch. With it comes, as in :func:`times`, what
+    puts into the state what the scaling remembers.
     """
     if grad.is_complex():
         real = torch.view_as_real(grad.resolve_conj())
-        real = scaled(real, scaling, state=state, step=step, admitted=admitted)
-        return torch.view_as_complex(real)
+        direction, store = scaled(real, scaling, state=state, step=step)
+        return torch.view_as_complex(direction), store
     flat = grad.reshape(-1)
     entries = torch.arange(flat.numel(), device=grad.device)
     moments = Moments(
@@ -117,6 +124,20 @@ def scaled(
         axes=lambda: entries.unsqueeze(-1),
         num_axes=flat.numel(),
         step=step,
-        admitted=admitted,
     )
-    return scaling.scale(flat, moments).view(grad.shape)
+    return _direction(scaling, flat, moments).view(grad.shape), moments.store
+
+
+def _direction(scaling: Scaling, derivatives: Tensor, moments: Moments) -> Tensor:
+    """What a scaling makes of derivatives; NaN where it would remember what is not finite."""
+    direction = scaling.scale(derivatives, moments)
+    if direction.shape != derivatives.shape:
+        raise ValueError(
+            f"{scaling} returned a direction of shape {tuple(direction.shape)} for derivatives of shape "
+            f"{tuple(derivatives.shape)}; it must have their shape"
+        )
+    return torch.where(moments.finite, direction, torch.nan)
+
+
+def _nothing(admitted: Tensor | None) -> None:
+    """Store nothing: without a scaling nothing is remembered."""
