@@ -15,6 +15,8 @@ from .atomic import atomic_write
 
 FORMAT = "givens checkpoint"
 VERSION = 1
+# The bit of a zip record's external attributes that calls it a folder (MS-DOS).
+FOLDER = 0x10
 
 
 class CheckpointError(RuntimeError):
@@ -63,8 +65,15 @@ def plain(value: Any, name: str = "state") -> Any:
     )
 
 
+def previous_checkpoint(path: Path) -> Path:
+    """Return the name that the checkpoint at `path` gets when the next one replaces it."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state to a file; when that fails, an older file at `path` stays as it was.
+    """Write a state to a file; what `path` was before is kept as `previous_checkpoint`.
+
+    When writing fails, both files stay as they were. At no moment is there none that is whole.
 
     Parameters
     ----------
@@ -78,10 +87,12 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     OSError
         When the file cannot be written.
     """
-    with atomic_write(path) as file:
+    with atomic_write(path, previous=previous_checkpoint(path)) as file:
         try:
             torch.save({"format": FORMAT, "version": VERSION, **state}, file)
         except RuntimeError as error:  # what torch makes of some failed writes
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
             raise OSError(f"{path} could not be written: {str(error).splitlines()[0]}") from error
 
 
@@ -91,21 +102,35 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        When there is no such file, or it is damaged, or was written by something else.
+        When there is no such file, or it is damaged, or was written by something else. It names
+        the checkpoint before it, where there is one.
     """
+    try:
+        return _load(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{mention_previous(path)}") from error.__cause__
+
+
+def mention_previous(path: Path) -> str:
+    """Return what an error about the checkpoint at `path` says of the one before it."""
+    previous = previous_checkpoint(path)
+    if not previous.exists():
+        return ""
+    return (
+        f"; the checkpoint before it is {previous}: to go on from there, resume('previous'), or "
+        "--resume previous"
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
     unreadable = f"{path} is damaged, or not a checkpoint of givens; it was left as it is"
     try:
-        # Zip's own checksums, which torch does not look at: a flipped bit would pass as a weight.
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise CheckpointError(unreadable)
+        _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint at {path}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except CheckpointError:
-        raise
     except Exception as error:  # damaged bytes lead anywhere in the parsers
         raise CheckpointError(unreadable) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -115,3 +140,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} has checkpoint version {state.get('version')}; this givens reads {VERSION}"
         )
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what torch would read without noticing: it does not look at checksums.
+
+    A flipped bit would pass as a weight. So would whatever lies in memory, where the bit is the
+    one that calls a record a folder. Records no larger than the file hold no bomb.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        size = sum(record.file_size for record in records)
+        folder = any(record.external_attr & FOLDER for record in records)
+        if folder or size > path.stat().st_size or archive.testzip() is not None:
+            raise zipfile.BadZipFile

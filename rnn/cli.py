@@ -27,7 +27,7 @@ try:
         from rich.console import Console
         from rich.table import Table
 
-        from .train_command import train
+        from .train_command import PathType, train
 except ModuleNotFoundError as missing:
     raise SystemExit(f"givens: error: {missing}") from None
 
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0; 1 for a failure, 2 for a wrong call, 130 after Ctrl-C. Failures are one
-        line on the standard error.
+        The exit status: 0; 1 for a failure, 2 for a wrong call, 130 after Ctrl-C, 143 after
+        SIGTERM. Failures are one line on the standard error.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -99,11 +99,11 @@ givens.add_command(train)
       givens plot runs/copying-frozen runs/copying-srcd-block -o curves.png
     """
 )
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=PathType(), metavar="RUN...")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     default=Path("loss.png"),
     show_default=True,
     help="The picture; its ending says the format: .png, .pdf, .svg.",

@@ -16,6 +16,9 @@ from .unitary import UnitaryRNN
 
 Settings = Mapping[str, Any]
 
+# The largest recurrent matrix: up to it the numbers of coordinates are exact.
+MAX_HIDDEN_SIZE = 65_536
+
 TASKS: Mapping[str, Callable[..., Task]] = {
     "copying": CopyingMemory,
     "adding": AddingProblem,
@@ -90,6 +93,22 @@ def make_selection(settings: Settings) -> Any:
             disjoint=settings["disjoint"],
         )
     return RULES[settings["selection"]]()
+
+
+def least_memory(settings: Settings) -> int:
+    """Return the bytes that a step needs at least.
+
+    They are for W, its gradient and a product, and for the states of a batch and their derivatives.
+    """
+    length = {
+        "copying": lambda: settings["length"] + 2 * settings["letters"],
+        "adding": lambda: settings["length"],
+        "digits": lambda: 64,
+    }[settings["task"]]()
+    dtype = DTYPES[settings["dtype"]]
+    number = (dtype.to_complex() if settings["rnn"] == "unitary" else dtype).itemsize
+    d = settings["hidden_size"]
+    return int(number * d * (3 * d + 2 * length * settings["batch_size"]))
 
 
 def set_rates(settings: Settings, optimizers: list[torch.optim.Optimizer]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ..extras import extra
 from .atomic import atomic_write
@@ -24,6 +25,10 @@ class MetricsLog(Protocol):
 
     def write(self, record: Mapping[str, float]) -> None:
         """Take one record."""
+        ...
+
+    def sync(self) -> None:
+        """Put all records on the disk: a checkpoint is about to say that they were written."""
         ...
 
     def close(self) -> None:
@@ -49,12 +54,23 @@ class JSONLinesLog:
             for record in kept:
                 if record["step"] < step:
                     file.write(_line(record))
-        self._file = path.open("ab")
+        self._path = path
+        # Without a buffer: after a failed write it would fail again when the file is closed.
+        self._file = path.open("ab", buffering=0)
 
     def write(self, record: Mapping[str, float]) -> None:
         """Append one record."""
-        self._file.write(_line(record))
-        self._file.flush()
+        rest = memoryview(_line(record))
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
+
+    def sync(self) -> None:
+        """Put all records on the disk."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
@@ -79,9 +95,7 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
-        with extra("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-        self._writer = SummaryWriter(folder, purge_step=step)
+        self._writer = summary_writer()(folder, purge_step=step)
 
     def write(self, record: Mapping[str, float]) -> None:
         """Write every number of a record as a scalar."""
@@ -89,9 +103,26 @@ class TensorBoardLog:
             if name != "step":
                 self._writer.add_scalar(name, value, record["step"])
 
+    def sync(self) -> None:
+        """Hand all scalars to the system; TensorBoard keeps them back for up to two minutes."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Flush and close."""
         self._writer.close()
+
+
+def summary_writer() -> Any:
+    """Return TensorBoard's class `SummaryWriter`.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        When TensorBoard is not installed (extra ``tensorboard``).
+    """
+    with extra("tensorboard"):
+        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter
 
 
 def read_metrics(path: Path) -> list[Record]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,14 +14,16 @@ from geoopt import ManifoldParameter
 from rich.console import Console
 from rich.table import Table
 
-from .checkpoint import load_checkpoint
+from .checkpoint import CheckpointError, load_checkpoint, previous_checkpoint
 from .experiment import (
     DTYPES,
     LAYERS,
+    MAX_HIDDEN_SIZE,
     OPTIMIZERS,
     OTHER_OPTIMIZERS,
     RULES,
     SELECTIONS,
+    least_memory,
     make_model,
     make_optimizers,
     make_task,
@@ -46,6 +48,10 @@ NEEDS = {
     "disjoint": {"optimizer": "srcd", "selection": "block"},
 }
 
+# Limits that no sensible call comes near: beyond them float32 and int64 overflow.
+MAX_RATE = 1e30
+MAX_COUNT = 2**31 - 1
+
 Settings: TypeAlias = dict[str, Any]
 Command: TypeAlias = Callable[..., Any]
 
@@ -61,16 +67,32 @@ def usable_device(ctx: click.Context, param: click.Parameter, value: str) -> str
 
 
 def rate(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    """Return a learning rate, which is finite and not negative."""
-    if not 0 <= value < math.inf:
-        raise click.BadParameter(f"{value} is not a finite number, 0 or more", ctx, param)
+    """Return a learning rate, which is not negative and no float32 overflows at."""
+    if not 0 <= value <= MAX_RATE:
+        raise click.BadParameter(f"{value} is not a number from 0 to {MAX_RATE:g}", ctx, param)
     return value
+
+
+class PathType(click.Path):
+    """A path that can be named and shown: not empty, and without what no file system or screen takes."""
+
+    def __init__(self, *, dir_okay: bool = True) -> None:
+        super().__init__(path_type=Path, dir_okay=dir_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or fail."""
+        text = os.fspath(value)
+        if not text:
+            self.fail("the path is empty", param, ctx)
+        if "\0" in text or not text.isprintable():
+            self.fail(f"{text!a} has characters that cannot be shown", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @click.group(
     invoke_without_command=True,
     epilog="""\b
-    Ctrl-C finishes the step and saves. To go on, to the same numbers:
+    Ctrl-C or SIGTERM finishes the step and saves. To go on, to the same numbers:
       givens train copying --run-dir runs/mine --resume
     """,
 )
@@ -85,7 +107,7 @@ def training_options(
     *, iterations: int, lr: float = 1e-3, evaluate_every: int | None = None
 ) -> Callable[[Command], Command]:
     """Add the options that every task has, with the defaults that suit this one."""
-    positive = click.IntRange(min=1)
+    positive = click.IntRange(1, MAX_COUNT)
     options = [
         click.option(
             "--rnn",
@@ -147,7 +169,7 @@ def training_options(
         click.option("--other-lr", type=float, callback=rate, default=3e-3, help="Its stepsize."),
         click.option(
             "--hidden-size",
-            type=click.IntRange(min=2),
+            type=click.IntRange(2, MAX_HIDDEN_SIZE),
             default=128,
             help="d. A step of the recurrence costs O(batch size · d²).",
         ),
@@ -182,15 +204,18 @@ def training_options(
         ),
         click.option(
             "--run-dir",
-            type=click.Path(path_type=Path),
+            type=PathType(),
             help="Folder of the run.  [default: runs/TASK-OPTIMIZER-SELECTION, or with a unitary W "
             "runs/TASK-unitary-OPTIMIZER-SELECTION]",
         ),
         click.option(
             "--resume",
-            is_flag=True,
-            help="Go on from the checkpoint in the folder, with the settings of the run; of these "
-            "only --iterations, --lr, --other-lr and --device can be changed.",
+            type=click.Choice(["last", "previous"]),
+            is_flag=False,
+            flag_value="last",
+            help="Go on from the last checkpoint in the folder, or from the one before it, with the "
+            "settings of the run; of these only --iterations, --lr, --other-lr and --device can be "
+            "changed.  [without a value: last]",
         ),
         click.option("--overwrite", is_flag=True, help="Replace the run in the folder."),
         click.option("--log-every", type=positive, default=10, help="Steps between two records."),
@@ -226,8 +251,12 @@ def training_options(
       givens train copying --length 1000 --hidden-size 190   the size in the paper
     """,
 )
-@click.option("--length", type=click.IntRange(min=1), default=100, help="L, steps to remember.")
-@click.option("--letters", type=click.IntRange(min=1), default=10, help="K, letters to remember.")
+@click.option(
+    "--length", type=click.IntRange(1, MAX_COUNT), default=100, help="L, steps to remember."
+)
+@click.option(
+    "--letters", type=click.IntRange(1, MAX_COUNT), default=10, help="K, letters to remember."
+)
 @training_options(iterations=800)
 @click.pass_context
 def copying(ctx: click.Context, /, **options: Any) -> None:
@@ -247,7 +276,9 @@ def copying(ctx: click.Context, /, **options: Any) -> None:
       givens train adding --optimizer srgd --momentum 0.9
     """,
 )
-@click.option("--length", type=click.IntRange(min=2), default=50, help="Steps of a sequence.")
+@click.option(
+    "--length", type=click.IntRange(2, MAX_COUNT), default=50, help="Steps of a sequence."
+)
 @training_options(iterations=3000, lr=0.03)
 @click.pass_context
 def adding(ctx: click.Context, /, **options: Any) -> None:
@@ -290,9 +321,10 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume and --overwrite exclude each other", ctx)
     if options["resume"]:
-        settings = resumed_settings(ctx, run_dir, settings, given)
+        settings = resumed_settings(ctx, run_dir, options["resume"], settings, given)
     else:
         check_settings(ctx, settings, given)
+    check_memory(ctx, settings)
 
     torch.manual_seed(settings["seed"])
     try:
@@ -314,7 +346,7 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
         tensorboard=options["tensorboard"],
     )
     if options["resume"]:
-        trainer.resume()
+        trainer.resume(options["resume"])
         set_rates(settings, optimizers)
     if settings["iterations"] < trainer.step:
         raise click.UsageError(
@@ -331,14 +363,14 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
         ) from error
     except InterruptedTraining as stop:
         if stop.step > 0:  # before that there is no loss to draw
-            plot_losses([run_dir], run_dir / "loss.png")
+            draw(run_dir)
         click.echo(
             f"givens: interrupted after {stop.step} steps, and saved; to go on: "
             f"givens train {ctx.info_name} --run-dir {run_dir} --resume",
             err=True,
         )
-        ctx.exit(130)
-    plot_losses([run_dir], run_dir / "loss.png")
+        ctx.exit(128 + stop.signal)
+    draw(run_dir)
     Console().print(table_of_results(trainer, results))
 
 
@@ -370,6 +402,24 @@ def check_settings(ctx: click.Context, settings: Settings, given: set[str]) -> N
         settings["init"] = LAYERS[settings["rnn"]].default_init
 
 
+def check_memory(ctx: click.Context, settings: Settings) -> None:
+    """Refuse sizes for which the device has not the memory, before it is asked for."""
+    device = torch.device(settings["device"])
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    elif device.type == "cpu" and hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        return
+    needed = least_memory(settings)
+    if needed > there:
+        raise click.UsageError(
+            f"training would take {needed / 2**30:,.0f} GiB of memory or more, and {device} has "
+            f"{there / 2**30:,.0f} GiB; lower --hidden-size, --batch-size or the length",
+            ctx,
+        )
+
+
 def check_block(ctx: click.Context, settings: Settings, model: torch.nn.Module) -> None:
     """Refuse a block that is larger than the recurrent matrix has coordinates."""
     if settings["optimizer"] != "srcd" or settings["selection"] != "block":
@@ -388,14 +438,24 @@ def check_block(ctx: click.Context, settings: Settings, model: torch.nn.Module) 
 
 
 def resumed_settings(
-    ctx: click.Context, run_dir: Path, settings: Settings, given: set[str]
+    ctx: click.Context, run_dir: Path, resume: str, settings: Settings, given: set[str]
 ) -> Settings:
     """Return the settings of the run in a folder, with the changes that are allowed."""
-    saved: Settings = load_checkpoint(run_dir / "checkpoint.pt")["config"]
-    if set(saved) != set(settings) or saved["task"] != settings["task"]:
+    checkpoint = run_dir / "checkpoint.pt"
+    if resume == "previous":
+        checkpoint = previous_checkpoint(checkpoint)
+    saved = load_checkpoint(checkpoint).get("config")
+    if (
+        not isinstance(saved, dict)
+        or set(saved) != set(settings)
+        or saved["task"] != settings["task"]
+    ):
         raise click.UsageError(
             f"{run_dir} does not hold a run of givens train {settings['task']}", ctx
         )
+    for param in ctx.command.params:
+        if param.name in saved and param.name not in given:
+            check_saved(ctx, param, saved[param.name], checkpoint)
     changed = {name: settings[name] for name in sorted(given) if settings[name] != saved[name]}
     for name, value in changed.items():
         if name not in CHANGEABLE:
@@ -405,6 +465,37 @@ def resumed_settings(
                 ctx,
             )
     return {**saved, **changed}
+
+
+def check_saved(ctx: click.Context, param: click.Parameter, value: Any, checkpoint: Path) -> None:
+    """Hold a setting from a checkpoint to what the command line would accept."""
+    reason = "not of its type"
+    try:
+        accepted = param.type_cast_value(ctx, value)
+        if param.callback is not None:
+            accepted = param.callback(ctx, param, accepted)
+        if type(accepted) is type(value):
+            return
+    except click.BadParameter as error:
+        reason = error.message
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ):  # click's, for other types than text
+        pass
+    raise CheckpointError(
+        f"{checkpoint} cannot be resumed: its {flag(str(param.name))} is {value!r}, {reason}"
+    )
+
+
+def draw(run_dir: Path) -> None:
+    """Draw the losses of a run, if there are any: what a run has learned does not depend on it."""
+    try:
+        plot_losses([run_dir], run_dir / "loss.png")
+    except ValueError as error:
+        click.echo(f"givens: no picture was drawn: {error}", err=True)
 
 
 def flag(name: str) -> str:

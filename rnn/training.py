@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
+import filelock
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..optim.base import ManifoldOptimizer
-from .atomic import atomic_write
-from .checkpoint import CheckpointError, load_checkpoint, plain, save_checkpoint
-from .logs import JSONLinesLog, MetricsLog, TensorBoardLog, read_metrics, write_csv
+from .atomic import also_name, atomic_write, remove_leftovers
+from .checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    mention_previous,
+    plain,
+    previous_checkpoint,
+    save_checkpoint,
+)
+from .logs import (
+    JSONLinesLog,
+    MetricsError,
+    MetricsLog,
+    TensorBoardLog,
+    read_metrics,
+    summary_writer,
+    write_csv,
+)
 from .progress import ProgressBar
 from .tasks import Batch, HeldOut, Task
 
@@ -41,18 +58,13 @@ class DivergenceError(FloatingPointError):
     """
 
     def __init__(self, reason: str, step: int, checkpoint: Path, saved: int | None) -> None:
-        kept = (
-            "there is no checkpoint yet"
-            if saved is None
-            else f"the last good checkpoint is {checkpoint}, of step {saved}"
-        )
-        super().__init__(f"stopped at step {step}: {reason}; {kept}")
+        super().__init__(f"stopped at step {step}: {reason}; {_last_good(checkpoint, saved)}")
         self.step = step
         self.checkpoint = checkpoint
 
 
 class InterruptedTraining(KeyboardInterrupt):
-    """Training stopped on request (Ctrl-C), after a step was finished and saved.
+    """Training stopped on request (Ctrl-C, SIGTERM), after a step was finished and saved.
 
     Attributes
     ----------
@@ -60,12 +72,15 @@ class InterruptedTraining(KeyboardInterrupt):
         The steps that were done.
     checkpoint : Path
         Where to resume from.
+    signal : int
+        Which signal asked for it; by convention a program then exits with 128 and this number.
     """
 
-    def __init__(self, step: int, checkpoint: Path) -> None:
+    def __init__(self, step: int, checkpoint: Path, signal: int) -> None:
         super().__init__(f"interrupted after {step} steps; saved to {checkpoint}")
         self.step = step
         self.checkpoint = checkpoint
+        self.signal = signal
 
 
 class Trainer:
@@ -78,7 +93,9 @@ class Trainer:
     - ``metrics.jsonl``: every `log_every` steps the loss and the metrics of that step's batch
       and the seconds spent; where the model was evaluated, ``test loss`` and ``test …`` too;
     - ``metrics.csv``: the same as a table, written at the end;
-    - ``checkpoint.pt``: the last good state, replaced every `checkpoint_every` steps.
+    - ``checkpoint.pt``: the last good state, replaced every `checkpoint_every` steps;
+    - ``checkpoint.previous.pt``: the one before it;
+    - ``.lock``: empty; locked by the process that is training here.
 
     A checkpoint of step s is written only when the loss on batch s is finite, so a state that has
     diverged does not replace a good one. On a CPU a run that is stopped and resumed makes the same
@@ -165,7 +182,8 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self._saved: int | None = None  # the step of the checkpoint in the folder, if it is ours
-        self._interrupted = False
+        self._resumed: Path | None = None  # the file that was resumed from, until training begins
+        self._signal: int | None = None  # the one that has asked for an end
 
     @property
     def checkpoint_path(self) -> Path:
@@ -173,9 +191,24 @@ class Trainer:
         return self.run_dir / "checkpoint.pt"
 
     @property
+    def previous_checkpoint_path(self) -> Path:
+        """The file of the good state before the last."""
+        return previous_checkpoint(self.checkpoint_path)
+
+    @property
     def metrics_path(self) -> Path:
         """The file of the records."""
         return self.run_dir / "metrics.jsonl"
+
+    @property
+    def table_path(self) -> Path:
+        """The file of the records as a table."""
+        return self.run_dir / "metrics.csv"
+
+    @property
+    def config_path(self) -> Path:
+        """The file of the settings."""
+        return self.run_dir / "config.json"
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a run needs to go on, as plain data on the CPU."""
@@ -201,15 +234,18 @@ class Trainer:
             When the state does not fit the model, the optimizers or the schedulers. Everything is
             then as it was.
         """
-        before = self.state_dict()
+        ours = self.state_dict()
         try:
             self._load(state)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            self._load(before)
+        except Exception as error:  # a state of something else can be wrong in any way
+            self._load(ours)
             reason = f"it lacks {error}" if isinstance(error, KeyError) else _one_line(error)
             raise CheckpointError(f"the state is of another run: {reason}") from error
 
     def _load(self, state: Mapping[str, Any]) -> None:
+        for name, kind in (("step", int), ("seconds", float)):
+            if not isinstance(state[name], kind):
+                raise TypeError(f"its {name} is {state[name]!r}")
         stepping: dict[str, Sequence[Any]] = {
             "optimizers": self.optimizers,
             "schedulers": self.schedulers,
@@ -219,6 +255,11 @@ class Trainer:
             theirs = [saved["class"] for saved in state[name]]
             if ours != theirs:
                 raise ValueError(f"its {name} are {theirs}, those of this run {ours}")
+        model = self.model.state_dict()
+        for name, value in state["model"].items():  # torch would convert it without a word
+            own = model.get(name)
+            if isinstance(own, Tensor) and own.dtype != value.dtype:
+                raise ValueError(f"its {name} is {value.dtype}, that of this run {own.dtype}")
         self.model.load_state_dict(state["model"])
         for name, parts in stepping.items():
             for part, saved in zip(parts, state[name], strict=True):
@@ -229,26 +270,40 @@ class Trainer:
         self.step = state["step"]
         self.seconds = state["seconds"]
 
-    def resume(self) -> None:
-        """Go back to the checkpoint in the folder.
+    def resume(self, checkpoint: Literal["last", "previous"] = "last") -> None:
+        """Go back to a checkpoint in the folder.
+
+        Parameters
+        ----------
+        checkpoint : {"last", "previous"}
+            ``checkpoint.pt``, or the one before it; when training goes on from that, it takes the
+            place of the last.
 
         Raises
         ------
         CheckpointError
             When it is missing, damaged, or of another run; nothing has changed then.
         """
-        state = load_checkpoint(self.checkpoint_path)
+        paths = {"last": self.checkpoint_path, "previous": self.previous_checkpoint_path}
+        if checkpoint not in paths:
+            raise ValueError(f"checkpoint must be 'last' or 'previous', got {checkpoint!r}")
+        path = paths[checkpoint]
+        state = load_checkpoint(path)
         try:
             self.load_state_dict(state)
         except CheckpointError as error:
-            raise CheckpointError(f"{self.checkpoint_path} cannot be resumed: {error}") from error
+            raise CheckpointError(
+                f"{path} cannot be resumed: {error}{mention_previous(path)}"
+            ) from error
         self._saved = self.step
+        self._resumed = path
 
     def train(self, steps: int, *, overwrite: bool = False) -> dict[str, float]:
         """Train until `steps` updates have been made in all, and evaluate.
 
         Ctrl-C finishes the step, saves a checkpoint and raises; a second one stops at once, and
-        leaves the last checkpoint.
+        leaves the last checkpoint. SIGTERM, which schedulers send before they kill, does the same
+        as the first, unless the program has a handler of its own for it.
 
         Parameters
         ----------
@@ -264,10 +319,12 @@ class Trainer:
 
         Raises
         ------
+        BlockingIOError
+            When another process is training in the folder.
         DivergenceError
             When a loss is NaN or infinite, or an optimizer meets such a derivative.
         InterruptedTraining
-            After Ctrl-C.
+            After Ctrl-C or SIGTERM.
         FileExistsError
             When the folder holds another run, and `overwrite` is False.
         MetricsError
@@ -279,35 +336,73 @@ class Trainer:
         """
         if steps < self.step:
             raise ValueError(f"{self.step} steps are done, so the total cannot be {steps}")
-        new = self._saved is None
-        if new and not overwrite and (self.checkpoint_path.exists() or self.metrics_path.exists()):
-            raise FileExistsError(
-                f"{self.run_dir} holds a run already: resume it, overwrite it, or choose another "
-                "folder"
-            )
         if self.run_dir.exists() and not self.run_dir.is_dir():
             raise NotADirectoryError(f"{self.run_dir} is a file, not a folder for a run")
         bar = None
         if self.progress:
             title = f"{self.task.name} → {self.run_dir}"
             bar = ProgressBar(title, self.step, steps, self.task.baseline)
+        if self.tensorboard:
+            summary_writer()  # when it is missing, nothing is written
         with ExitStack() as stack:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(self._alone())
+            new = self._saved is None
+            if new:
+                self._begin(overwrite)
+            elif self._resumed == self.previous_checkpoint_path:
+                also_name(self._resumed, self.checkpoint_path)
+            self._resumed = None
             logs: list[MetricsLog] = []
             if self.tensorboard:
                 logs.append(TensorBoardLog(self.run_dir / "tensorboard", self.step))
                 stack.enter_context(closing(logs[-1]))
-            self.run_dir.mkdir(parents=True, exist_ok=True)
             logs.append(JSONLinesLog(self.metrics_path, 0 if new else self.step))
             stack.enter_context(closing(logs[-1]))
-            if new:
-                self.checkpoint_path.unlink(missing_ok=True)
             self._write_config()
-            stack.callback(self._write_table)
+            stack.enter_context(self._writing_table())
             if bar is not None:
                 stack.enter_context(bar)
             stack.enter_context(self._finishing_steps())
             self.model.train()
             return self._loop(steps, logs, bar)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Lock the folder; the system gives the lock back when the process is killed."""
+        lock = filelock.FileLock(self.run_dir / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise BlockingIOError(
+                f"another process is training in {self.run_dir}: wait for it, stop it, or choose "
+                "another folder"
+            ) from None
+        try:
+            for path in (
+                self.checkpoint_path,
+                self.previous_checkpoint_path,
+                self.metrics_path,
+                self.config_path,
+                self.table_path,
+            ):
+                remove_leftovers(path)
+            yield
+        finally:
+            lock.release()
+
+    def _begin(self, overwrite: bool) -> None:
+        """Make room for a new run."""
+        checkpoints = [self.checkpoint_path, self.previous_checkpoint_path]
+        # A run that was killed before its first checkpoint has nothing to lose.
+        started = self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
+        if not overwrite and (started or any(path.exists() for path in checkpoints)):
+            raise FileExistsError(
+                f"{self.run_dir} holds a run already: resume it, overwrite it, or choose another "
+                "folder"
+            )
+        for path in checkpoints:
+            path.unlink(missing_ok=True)
 
     def _loop(
         self, steps: int, logs: Sequence[MetricsLog], bar: ProgressBar | None
@@ -316,8 +411,10 @@ class Trainer:
         # Losses stay on the model's device until they are logged, so that no step waits for a GPU.
         unchecked: list[tuple[int, Tensor]] = []
         for step in range(self.step, steps):
-            stopping = self._interrupted  # asked for now: a later request waits for the next step
-            saving = step != self._saved and (stopping or step % self.checkpoint_every == 0)
+            stopping = self._signal  # asked for now: a later request waits for the next step
+            saving = step != self._saved and (
+                stopping is not None or step % self.checkpoint_every == 0
+            )
             logging = step % self.log_every == 0
             evaluating = self.evaluate_every is not None and step % self.evaluate_every == 0
 
@@ -329,9 +426,9 @@ class Trainer:
             if saving or logging:
                 self._check(unchecked)
             if saving:
-                self._save(state)
-            if stopping:
-                raise InterruptedTraining(step, self.checkpoint_path)
+                self._save(state, logs)
+            if stopping is not None:
+                raise InterruptedTraining(step, self.checkpoint_path, stopping)
 
             record = self._measure(loss, output, target) if logging else {}
             if evaluating:
@@ -348,7 +445,7 @@ class Trainer:
         state = self.state_dict()
         results = self._evaluate()
         if self.step != self._saved:
-            self._save(state)
+            self._save(state, logs)
         if bar is not None:
             bar.update(steps, results)
         self._write(logs, results, started)
@@ -409,15 +506,32 @@ class Trainer:
     def _divergence(self, step: int, reason: str) -> DivergenceError:
         return DivergenceError(reason, step, self.checkpoint_path, self._saved)
 
-    def _save(self, state: dict[str, Any]) -> None:
-        save_checkpoint(self.checkpoint_path, state)
+    def _save(self, state: dict[str, Any], logs: Sequence[MetricsLog]) -> None:
+        with self._naming_checkpoint():
+            for log in logs:
+                log.sync()
+            save_checkpoint(self.checkpoint_path, state)
         self._saved = state["step"]
 
     def _write(self, logs: Sequence[MetricsLog], numbers: dict[str, float], started: float) -> None:
         if numbers:
             seconds = round(time.perf_counter() - started, 3)
-            for log in logs:
-                log.write({"step": self.step, **numbers, "seconds": seconds})
+            with self._naming_checkpoint():
+                for log in logs:
+                    log.write({"step": self.step, **numbers, "seconds": seconds})
+
+    @contextmanager
+    def _naming_checkpoint(self) -> Iterator[None]:
+        """Let the error of a write that failed say where to go on from."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(
+                error.errno,
+                f"{reason}; {_last_good(self.checkpoint_path, self._saved)}",
+                error.filename or str(self.checkpoint_path),
+            ) from error
 
     def _write_config(self) -> None:
         config = {
@@ -426,30 +540,54 @@ class Trainer:
             "baseline_name": self.task.baseline_name,
             "config": self.config,
         }
-        with atomic_write(self.run_dir / "config.json") as file:
+        with atomic_write(self.config_path) as file:
             file.write(json.dumps(config, indent=2).encode() + b"\n")
 
+    @contextmanager
+    def _writing_table(self) -> Iterator[None]:
+        """Write the table at the end; when training fails, that is the error to be told."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError, MetricsError):
+                self._write_table()
+            raise
+        self._write_table()
+
     def _write_table(self) -> None:
-        write_csv(self.run_dir / "metrics.csv", read_metrics(self.metrics_path))
+        write_csv(self.table_path, read_metrics(self.metrics_path))
 
     @contextmanager
     def _finishing_steps(self) -> Iterator[None]:
-        """Let the first Ctrl-C ask for an end, and the second one interrupt as usual."""
-        self._interrupted = False
+        """Let the first Ctrl-C or SIGTERM ask for an end, and a second Ctrl-C interrupt as usual.
+
+        SIGTERM may come twice, from a scheduler and from a launcher, and stays a request.
+        """
+        self._signal = None
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may set handlers
             return
-        previous = signal.getsignal(signal.SIGINT)
+        owner = os.getpid()
+        previous = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            previous[signal.SIGTERM] = signal.SIG_DFL
 
         def finish(number: int, frame: FrameType | None) -> None:
-            self._interrupted = True
-            signal.signal(signal.SIGINT, previous)
+            if os.getpid() != owner:  # a forked worker, which has to die of it
+                signal.signal(number, previous[signal.Signals(number)])
+                signal.raise_signal(number)
+                return
+            self._signal = number
+            if number == signal.SIGINT:
+                signal.signal(number, previous[signal.SIGINT])
 
-        signal.signal(signal.SIGINT, finish)
+        for number in previous:
+            signal.signal(number, finish)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str, float]:
@@ -482,6 +620,12 @@ def evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str
     if not rows:
         raise ValueError("there is no batch to evaluate on")
     return {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
+
+
+def _last_good(checkpoint: Path, saved: int | None) -> str:
+    if saved is None:
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is {checkpoint}, of step {saved}"
 
 
 def _states(parts: Sequence[Any], name: str) -> list[dict[str, Any]]:

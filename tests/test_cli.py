@@ -59,6 +59,8 @@ def test_train_writes_a_run_and_shows_results(folder, capsys):
     assert run(COPYING) == 0
     run_dir = folder / "runs" / "copying-srcd-block"
     assert {path.name for path in run_dir.iterdir()} == {
+        ".lock",
+        "checkpoint.previous.pt",
         "checkpoint.pt",
         "config.json",
         "loss.png",
@@ -207,25 +209,39 @@ def test_tensorboard_option(folder):
     assert list((folder / "run" / "tensorboard").glob("events.*"))
 
 
-def test_ctrl_c_says_how_to_go_on(folder, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_say_how_to_go_on(folder, capsys, monkeypatch, number):
     whole = f"{COPYING} --run-dir whole"
     assert run(whole) == 0
     batch = CopyingMemory.__getitem__
 
     def interrupting(task, n):
         if n == 6:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return batch(task, n)
 
     with monkeypatch.context() as patch:
         patch.setattr(CopyingMemory, "__getitem__", interrupting)
         capsys.readouterr()
-        assert run(f"{COPYING} --run-dir run") == 130
+        assert run(f"{COPYING} --run-dir run") == 128 + number
     last = capsys.readouterr().err.splitlines()[-1]
     command = "givens train copying --run-dir run --resume"
     assert last == f"givens: interrupted after 7 steps, and saved; to go on: {command}"
     assert run(command.removeprefix("givens ")) == 0
     assert losses(folder / "run") == losses(folder / "whole")
+
+
+def test_resume_from_the_checkpoint_before_a_damaged_one(folder, capsys):
+    assert run(f"{COPYING} --run-dir run") == 0
+    whole = losses(folder / "run")
+    last = folder / "run" / "checkpoint.pt"
+    last.write_bytes(last.read_bytes()[:-9])
+    resume = "train copying --run-dir run --resume"
+    check_error(capsys, resume, 1, "checkpoint.pt is damaged", "--resume previous")
+    assert run(f"{resume} previous") == 0
+    assert load_checkpoint(last)["step"] == 12
+    assert losses(folder / "run") == whole
+    check_error(capsys, f"{resume} first", 2, "'last', 'previous'")
 
 
 def test_divergence_names_the_step_and_the_checkpoint(folder, capsys, monkeypatch):
@@ -320,8 +336,12 @@ def test_version(capsys):
         ("train copying --lr -1", ["--lr", "-1"]),
         ("train copying --lr nan", ["--lr", "nan"]),
         ("train copying --lr inf", ["--lr", "inf"]),
+        ("train copying --lr 1e31", ["--lr", "1e+31 is not a number from 0 to 1e+30"]),
+        ("train copying --length 2147483647", ["GiB of memory or more", "lower --hidden-size"]),
+        ("train copying --hidden-size 65537", ["--hidden-size", "65537"]),
+        ("train copying --batch-size 99999999999999999999", ["--batch-size"]),
         ("train copying --momentum 1", ["--momentum"]),
-        ("train copying --hidden-size 1", ["--hidden-size", "1 is not in the range x>=2"]),
+        ("train copying --hidden-size 1", ["--hidden-size", "1 is not in the range 2<=x<=65536"]),
         ("train copying --length 0", ["--length"]),
         ("train copying --seed -1", ["--seed"]),
         ("train copying --device warp", ["torch cannot use 'warp'"]),
@@ -349,6 +369,51 @@ def test_version(capsys):
 )
 def test_wrong_call_is_one_line(capsys, command, parts):
     check_error(capsys, command, 2, *parts)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("", "empty"), ("a\0b", "cannot be shown"), ("\udcff", "cannot be shown"), ("a\nb", "shown")],
+)
+def test_a_path_that_cannot_be_named_is_refused(folder, capsys, path, reason):
+    for arguments in (
+        ["train", "copying", "--run-dir", path],
+        ["plot", path],
+        ["plot", "a", "-o", path],
+    ):
+        assert cli.main(arguments) == 2
+        assert reason in capsys.readouterr().err
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("hidden_size", 10**9, "not in the range"),
+        ("hidden_size", "8", "not of its type"),
+        ("hidden_size", [8], "not of its type"),
+        ("lr", -1.0, "not a number from 0"),
+        ("optimizer", "sgd", "is not one of"),
+        ("device", "warp", "torch cannot use"),
+    ],
+)
+def test_settings_of_a_checkpoint_are_held_to_those_of_a_call(folder, capsys, name, value, reason):
+    assert run(f"{COPYING} --run-dir run") == 0
+    checkpoint = folder / "run" / "checkpoint.pt"
+    state = load_checkpoint(checkpoint)
+    state["config"][name] = value
+    save_checkpoint(checkpoint, state)
+    check_error(capsys, "train copying --run-dir run --resume", 1, "cannot be resumed", reason)
+    del state["config"]
+    save_checkpoint(checkpoint, state)
+    check_error(capsys, "train copying --run-dir run --resume", 2, "does not hold a run")
+
+
+def test_a_run_without_a_loss_ends_well_without_a_picture(folder, capsys):
+    assert run(f"{COPYING} --run-dir run --iterations 3 --log-every 100") == 0
+    (folder / "run" / "metrics.jsonl").write_text("")
+    assert run("train copying --run-dir run --resume --iterations 4") == 0
+    assert "no picture was drawn" in capsys.readouterr().err
 
 
 def test_existing_run_is_refused_unless_resumed_or_overwritten(folder, capsys):

@@ -1,13 +1,19 @@
 import csv
+import errno
 import json
 import math
+import os
 import signal
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 import torch
+from disk import FullDisk
 from geoopt import ManifoldParameter
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.optim import lr_scheduler
@@ -23,7 +29,7 @@ from givens.rnn import (
     evaluate,
 )
 from givens.rnn.checkpoint import load_checkpoint
-from givens.rnn.logs import MetricsError, read_metrics
+from givens.rnn.logs import JSONLinesLog, MetricsError, read_metrics
 from givens.rnn.tasks import AddingProblem, CopyingMemory, PixelDigits
 
 OPTIMIZERS = {
@@ -68,6 +74,14 @@ def copying():
 
 def interrupt():
     signal.raise_signal(signal.SIGINT)
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def make(run_dir, optimizer="srcd-gs", scheduler=None, task=None, **options):
@@ -179,6 +193,54 @@ def test_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint(tmp_path):
         trainer.train(100)
     assert not isinstance(stop.value, InterruptedTraining)
     assert state(tmp_path)["step"] == 5
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_sigterm_finishes_the_step_and_saves(tmp_path, times):
+    def hook():
+        for _ in range(times):  # a scheduler and a launcher may both send it
+            terminate()
+
+    make(tmp_path / "whole", checkpoint_every=1).train(7)
+    trainer = make(tmp_path / "stopped", task=Hooked(copying(), at_6=hook))
+    with pytest.raises(InterruptedTraining, match="after 7 steps") as stop:
+        trainer.train(100)
+    assert stop.value.signal == signal.SIGTERM
+    assert state(tmp_path / "stopped") == state(tmp_path / "whole")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_ctrl_c_after_sigterm_stops_at_once_when_it_comes_twice(tmp_path):
+    def hook():
+        terminate()
+        interrupt()
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        make(tmp_path, task=Hooked(copying(), at_6=hook)).train(100)
+    assert not isinstance(stop.value, InterruptedTraining)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_handler_of_ones_own_for_sigterm_stays(tmp_path):
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    try:
+        make(tmp_path, task=Hooked(copying(), at_2=terminate)).train(4)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert got == [signal.SIGTERM]
+    assert state(tmp_path)["step"] == 4
+
+
+def test_a_forked_worker_dies_of_signals(tmp_path, monkeypatch):
+    def hook():  # as a forked process sees itself
+        monkeypatch.setattr("os.getpid", lambda: 0)
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        make(tmp_path, task=Hooked(copying(), at_6=hook)).train(100)
+    assert not isinstance(stop.value, InterruptedTraining)
 
 
 def test_trains_outside_the_main_thread(tmp_path):
@@ -368,6 +430,194 @@ def test_checkpoint_of_another_run_changes_nothing(tmp_path, other, message):
     assert repr(trainer.state_dict()) == before
 
 
+def test_checkpoint_of_another_dtype_changes_nothing(tmp_path):
+    make(tmp_path).train(5)
+    trainer = make(tmp_path)
+    trainer.model.double()
+    before = repr(trainer.state_dict())
+    with pytest.raises(
+        CheckpointError, match=r"its rnn\.\w+ is torch\.float32, that of this run torch\.float64"
+    ):
+        trainer.resume()
+    assert repr(trainer.state_dict()) == before
+
+
+def test_state_that_is_wrong_in_any_way_changes_nothing(tmp_path):
+    trainer = make(tmp_path, scheduler="multistep")
+    trainer.train(3)
+    other = trainer.state_dict()
+    trainer = make(tmp_path, scheduler="multistep")
+    before = repr(trainer.state_dict())
+    for name in ["step", "seconds", "model", "optimizers", "schedulers", "random"]:
+        for wrong in [None, "x", [], [None], {"x": 1}, torch.ones(3)]:
+            with pytest.raises(CheckpointError, match="the state is of another run"):
+                trainer.load_state_dict({**other, name: wrong})
+            assert repr(trainer.state_dict()) == before
+
+
+def test_damaged_checkpoint_names_the_previous_one_which_can_be_resumed(tmp_path):
+    make(tmp_path / "whole").train(13)
+    with pytest.raises(SystemExit):
+        make(tmp_path / "parts", task=Hooked(copying(), at_12=sys.exit)).train(13)
+    last, previous = (tmp_path / "parts" / f"checkpoint{s}.pt" for s in ("", ".previous"))
+    good = previous.read_bytes()
+    last.write_bytes(last.read_bytes()[:-9])
+    resumed = make(tmp_path / "parts")
+    before = content(tmp_path / "parts")
+    with pytest.raises(
+        CheckpointError, match=r"damaged.*previous\.pt: to go on.*resume\('previous'"
+    ):
+        resumed.resume()
+    assert content(tmp_path / "parts") == before
+    resumed.resume("previous")
+    assert resumed.step == 5
+    assert content(tmp_path / "parts") == before
+    # The damaged one must not become the previous one: it gives way before anything is saved.
+    seen = []
+    resumed.task = Hooked(copying(), at_5=lambda: seen.append(last.read_bytes()))
+    resumed.train(13)
+    assert seen == [good]
+    assert state(tmp_path / "parts") == state(tmp_path / "whole")
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+    assert load_checkpoint(previous)["step"] == 10
+
+
+def test_checkpoint_to_resume_is_the_last_or_the_previous_one(tmp_path):
+    with pytest.raises(ValueError, match="must be 'last' or 'previous', got 'best'"):
+        make(tmp_path).resume("best")
+    make(tmp_path).train(0)
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint at .*previous\.pt$"):
+        make(tmp_path).resume("previous")
+
+
+def test_another_process_in_the_folder_is_refused(tmp_path):
+    make(tmp_path).train(4)
+    before = content(tmp_path)
+    with filelock.FileLock(tmp_path / ".lock"):
+        for overwrite in (False, True):
+            trainer = make(tmp_path, tensorboard=True)
+            if not overwrite:
+                trainer.resume()
+            with pytest.raises(BlockingIOError, match="another process is training in"):
+                trainer.train(9, overwrite=overwrite)
+    assert content(tmp_path) == before
+    assert not (tmp_path / "tensorboard").exists()
+    trainer = make(tmp_path)
+    trainer.resume()
+    trainer.train(9)
+
+
+def test_folder_is_locked_while_training(tmp_path):
+    def another():
+        with pytest.raises(BlockingIOError):
+            make(tmp_path).train(3, overwrite=True)
+
+    make(tmp_path, task=Hooked(copying(), at_1=another)).train(3)
+    assert state(tmp_path)["step"] == 3
+
+
+def test_temporary_files_of_killed_processes_go_and_others_stay(tmp_path):
+    make(tmp_path).train(4)
+    for name in (
+        "checkpoint.pt",
+        "checkpoint.previous.pt",
+        "config.json",
+        "metrics.jsonl",
+        "metrics.csv",
+    ):
+        (tmp_path / f".{name}.123.tmp").write_bytes(b"half")
+    (tmp_path / ".loss.png.123.tmp").write_bytes(b"being drawn by another process")
+    trainer = make(tmp_path)
+    trainer.resume()
+    trainer.train(5)
+    assert [name for name in content(tmp_path) if name.endswith(".tmp")] == [".loss.png.123.tmp"]
+
+
+def test_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    with pytest.raises(SystemExit):
+        make(tmp_path, task=Hooked(copying(), at_0=sys.exit)).train(4)
+    assert (tmp_path / "metrics.jsonl").exists()
+    make(tmp_path).train(4)
+    assert state(tmp_path)["step"] == 4
+
+
+@settings(max_examples=5)
+@given(left=st.integers(0, 40_000))
+def test_full_disk_names_the_last_checkpoint_and_leaves_all_that_was_good(tmp_path_factory, left):
+    tmp_path = tmp_path_factory.mktemp("full")
+    make(tmp_path).train(5)
+    before = content(tmp_path)
+    trainer = make(tmp_path, checkpoint_every=1)
+    trainer.resume()
+    with pytest.MonkeyPatch.context() as patch:
+        FullDisk(patch, 2_000 + left)  # enough for what is written before the first step
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            trainer.train(1_000)
+    assert caught.value.errno == errno.ENOSPC
+    step = load_checkpoint(tmp_path / "checkpoint.pt")["step"]
+    assert str(caught.value.strerror).endswith(
+        f"; the last good checkpoint is {tmp_path / 'checkpoint.pt'}, of step {step}"
+    )
+    assert Path(caught.value.filename).parent == tmp_path
+    assert content(tmp_path).keys() <= before.keys() | {"checkpoint.previous.pt"}
+    resumed = make(tmp_path)
+    resumed.resume()
+    resumed.train(step + 3)
+    make(tmp_path / "whole").train(step + 3)
+    assert state(tmp_path) == state(tmp_path / "whole")
+    assert records(tmp_path) == records(tmp_path / "whole")
+
+
+def test_record_that_finds_no_room_names_its_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        FullDisk(patch, 5)
+        log = JSONLinesLog(path)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            log.write({"step": 0})
+        log.close()
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b'{"ste'
+    assert read_metrics(path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_folder_that_becomes_read_only_names_the_last_checkpoint(tmp_path, monkeypatch, number):
+    real = Path.open
+
+    def refuse(path, mode="r", *arguments, **options):
+        if "w" in mode:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, mode, *arguments, **options)
+
+    def protect():
+        monkeypatch.setattr(Path, "open", refuse)
+
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        make(tmp_path, task=Hooked(copying(), at_8=protect)).train(20)
+    assert caught.value.errno == number
+    assert f"last good checkpoint is {tmp_path / 'checkpoint.pt'}, of step 5" in str(caught.value)
+    assert state(tmp_path)["step"] == 5
+
+
+def test_records_are_on_the_disk_before_the_checkpoint_that_relies_on_them(tmp_path, monkeypatch):
+    steps = []
+    real_fsync, real_link = os.fsync, Path.replace
+
+    def fsync(descriptor):
+        steps.append(os.readlink(f"/proc/self/fd/{descriptor}").rpartition("/")[2])
+        real_fsync(descriptor)
+
+    def replace(path, target):
+        steps.append(f"named {target.name}")
+        return real_link(path, target)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    make(tmp_path).train(0)
+    assert steps.index("metrics.jsonl") < steps.index("named checkpoint.pt")
+
+
 def test_state_that_lacks_something_changes_nothing(tmp_path):
     trainer = make(tmp_path)
     full = trainer.state_dict()
@@ -410,6 +660,22 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         make(tmp_path / "full", task=Hooked(copying(), at_8=fill)).train(20)
     assert state(tmp_path / "full") == state(tmp_path / "good")
+
+
+def test_tensorboard_has_on_the_disk_what_a_checkpoint_relies_on(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = []
+
+    def look():
+        events = EventAccumulator(str(tmp_path / "tensorboard"))
+        events.Reload()
+        shown.extend(event.step for event in events.Scalars("loss"))
+
+    # The checkpoint of step 5 has been written when batch 6 is asked for.
+    make(tmp_path, task=Hooked(copying(), at_6=look), tensorboard=True, log_every=1).train(7)
+    assert set(shown) >= {0, 1, 2, 3, 4}
 
 
 def test_tensorboard_shows_every_step_once(tmp_path):
