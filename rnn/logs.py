@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -140,11 +141,23 @@ def read_metrics(path: Path) -> list[Record]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            record["step"]
-        except (ValueError, KeyError, TypeError):
-            raise MetricsError(f"{path}, line {number}: not a record of metrics") from None
+        except (ValueError, RecursionError):
+            record = None
+        if (
+            not isinstance(record, dict)
+            or "step" not in record
+            or not all(map(is_number, record.values()))
+        ):
+            raise MetricsError(f"{path}, line {number}: not a record of metrics")
         records.append(record)
     return records
+
+
+def is_number(value: object) -> bool:
+    """Whether a value read from JSON is a number that a float can hold; NaN and infinity are."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, float)
 
 
 def write_csv(path: Path, records: list[Record]) -> None:

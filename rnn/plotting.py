@@ -9,7 +9,7 @@ from typing import Any
 
 from ..extras import extra
 from .atomic import atomic_write
-from .logs import read_metrics
+from .logs import is_number, read_metrics
 
 
 def plot_losses(run_dirs: Sequence[Path], output: Path) -> None:
@@ -50,12 +50,12 @@ def plot_losses(run_dirs: Sequence[Path], output: Path) -> None:
             [r["step"] for r in records],
             [r["loss"] for r in records],
             linewidth=1.1,
-            label=run_dir.resolve().name,
+            label=_literal(run_dir.resolve().name),
         )
         baselines[config["baseline"]] = (
-            f"baseline, {config['baseline_name']}: {config['baseline']:.3g}"
+            f"baseline, {_literal(config['baseline_name'])}: {config['baseline']:.3g}"
         )
-        titles[config["task"]] = None
+        titles[_literal(config["task"])] = None
     for baseline, label in baselines.items():
         axes.axhline(baseline, color="0.35", linestyle="--", linewidth=1.1, label=label)
     axes.set_yscale("log")
@@ -77,11 +77,23 @@ def plot_losses(run_dirs: Sequence[Path], output: Path) -> None:
         figure.savefig(file, format=kind)
 
 
+def _literal(text: str) -> str:
+    """Return a text as matplotlib shows it: a dollar is no formula, and a leading _ hides nothing."""
+    text = text.encode(errors="replace").decode().replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
+
+
 def _config(run_dir: Path) -> dict[str, Any]:
     try:
         config = json.loads((run_dir / "config.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{run_dir} holds no run: there is no config.json in it") from None
-    if not isinstance(config, dict) or not {"task", "baseline", "baseline_name"} <= set(config):
+    except (ValueError, RecursionError):
+        config = None
+    if (
+        not isinstance(config, dict)
+        or not is_number(config.get("baseline"))
+        or not all(isinstance(config.get(name), str) for name in ("task", "baseline_name"))
+    ):
         raise ValueError(f"{run_dir / 'config.json'} is not the description of a run")
     return config

@@ -35,6 +35,7 @@ from .logs import (
     MetricsError,
     MetricsLog,
     TensorBoardLog,
+    is_number,
     read_metrics,
     summary_writer,
     write_csv,
@@ -255,6 +256,9 @@ class Trainer:
             theirs = [saved["class"] for saved in state[name]]
             if ours != theirs:
                 raise ValueError(f"its {name} are {theirs}, those of this run {ours}")
+        for name in ("step", "seconds"):
+            if not is_number(state[name]) or not 0 <= state[name] < math.inf:
+                raise ValueError(f"its {name} is {state[name]!r}")
         model = self.model.state_dict()
         for name, value in state["model"].items():  # torch would convert it without a word
             own = model.get(name)

@@ -150,6 +150,7 @@ def test_with_the_clock_of_steps_an_average_is_the_weighted_mean_over_the_visits
         value = torch.tensor([value], dtype=torch.float64)
         moments = Moments(state, value, 5, index=torch.tensor([3]), step=step)
         average, weight = moments.average("a", value, decay, "steps")
+        moments.store()
         seen.append((step, float(value)))
         weights = [decay ** (step - s) if s < step else 1.0 for s, _ in seen]
         expected = sum(w * v for w, (_, v) in zip(weights, seen, strict=True)) / sum(weights)
@@ -242,6 +243,7 @@ def test_axis_rms_divides_by_the_product_of_the_axes_over_the_mean_of_all(data):
         g = torch.randn(4, dtype=torch.float64, generator=generator)
         moments = Moments(state, g, 15, index=index, axes=lambda i=index: axes[i], num_axes=6)
         scaled = AxisRMSProp(0.8, eps=0.0).scale(g, moments)
+        moments.store()
         for axis, history in enumerate(histories):
             here = [float(v) ** 2 for i, v in zip(index, g, strict=True) if axis in axes[i]]
             if here:
