@@ -6,7 +6,7 @@ that of a coordinate move does not). float32; parameter and gradient are row-maj
 way and puts the entries of a column far apart, except where it says column-major. Methods and sizes
 take turns, after warm-up steps; every step is timed alone, and the medians are shown. What
 the optimizers here spend on staying on the manifold falls into few steps, so that medians leave it out:
-two products of d×d matrices every 8 steps of a dense method, every d(d − 1)/2 steps of one pair.
+two products of d×d matrices every 2 steps of a dense method, every d(d − 1)/2 steps of one pair.
 """
 
 from __future__ import annotations

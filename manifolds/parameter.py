@@ -5,8 +5,10 @@ from __future__ import annotations
 import geoopt
 from geoopt import ManifoldParameter
 from geoopt.manifolds import Manifold
-from torch import no_grad
+from torch import Tensor, no_grad
 from torch.nn import Module, Parameter
+
+from .shards import check_sharding, is_sharded, local
 
 __all__ = ["constrain", "keep_manifold"]
 
@@ -17,6 +19,10 @@ def constrain(module: Module, name: str, manifold: Manifold) -> Module:
     The parameter becomes a :class:`geoopt.ManifoldParameter` that starts at the point nearest to its
     present value; an optimizer of :mod:`givens.optim` or geoopt then keeps it on the manifold, and
     the module guards it as :func:`keep_manifold` says. Build the optimizer afterwards.
+
+    A batch of points that is sharded over processes, as ``torch.distributed.fsdp.fully_shard`` leaves it,
+    is changed in place: it stays the ``DTensor`` that it is, and every process keeps its own points on
+    the manifold. Sharding loses the manifold, so call this after it.
 
     Parameters
     ----------
@@ -37,7 +43,7 @@ def constrain(module: Module, name: str, manifold: Manifold) -> Module:
     AttributeError
         If the module itself has no such parameter.
     ValueError, TypeError
-        If the parameter's shape or type does not fit the manifold.
+        If the parameter's shape or type does not fit the manifold, or sharding cuts its points apart.
 
     Examples
     --------
@@ -45,14 +51,21 @@ def constrain(module: Module, name: str, manifold: Manifold) -> Module:
     >>> layer = constrain(torch.nn.Linear(8, 8), "weight", OrthogonalGroup())
     """
     value = _parameter(module, name)
-    manifold.assert_check_point(value)
+    if is_sharded(value):
+        check_sharding(value, manifold.ndim)
+    part = local(value.detach())
+    manifold.assert_check_point(part)
     with no_grad():
-        point = manifold.projx(value.detach())
+        point = manifold.projx(part)
         if not point.is_meta:
             manifold.assert_check_point_on_manifold(point)
-    module.register_parameter(
-        name, ManifoldParameter(point, manifold=manifold, requires_grad=value.requires_grad)
-    )
+    if is_sharded(value):  # in place: whoever shards it holds on to the parameter
+        part.copy_(point)
+        value.manifold = manifold  # type: ignore[attr-defined]
+    else:
+        module.register_parameter(
+            name, ManifoldParameter(point, manifold=manifold, requires_grad=value.requires_grad)
+        )
     keep_manifold(module, name)
     return module
 
@@ -68,8 +81,9 @@ def keep_manifold(module: Module, name: str) -> None:
     - ``load_state_dict``, with and without `assign`, makes it a manifold parameter again, also where it
       was lost before (what is loaded is torch's business: an optimizer refuses values off the
       manifold at its next step);
-    - a forward pass with a plain parameter raises TypeError. (A plain tensor, as ``torch.func``
-      puts there, passes.)
+    - a forward pass with a plain parameter, as sharding (``fully_shard``) leaves it, or without a parameter,
+      as ``FullyShardedDataParallel`` leaves it, raises TypeError. (A plain tensor, as ``torch.func``
+      puts there, passes; so does what was gathered from a sharded parameter that has the manifold.)
 
     :func:`constrain` and the layers of :mod:`givens.rnn` call this themselves.
 
@@ -85,19 +99,23 @@ def keep_manifold(module: Module, name: str) -> None:
     AttributeError
         If the module itself has no such parameter.
     TypeError
-        If it is no :class:`geoopt.ManifoldParameter`.
+        If it is neither a :class:`geoopt.ManifoldParameter` nor a ``DTensor`` with a manifold.
     """
     parameter = _parameter(module, name)
-    if not isinstance(parameter, ManifoldParameter):
+    sharded = is_sharded(parameter) and hasattr(parameter, "manifold")
+    if not isinstance(parameter, ManifoldParameter) and not sharded:
         raise TypeError(
             f"{name!r} is a plain {type(parameter).__name__}; expected a geoopt.ManifoldParameter, "
             "as constrain() makes it"
         )
     if "_manifolds" not in module.__dict__:
         module._manifolds = {}  # type: ignore[assignment]
+        module._sharded = {}  # type: ignore[assignment]
         module.register_load_state_dict_post_hook(_after_loading)
         module.register_forward_pre_hook(_before_forward)
-    _manifolds(module)[name] = parameter.manifold
+    _manifolds(module)[name] = parameter.manifold  # type: ignore[attr-defined]
+    if sharded:
+        _sharded(module)[name] = parameter
 
 
 def _parameter(module: Module, name: str) -> Parameter:
@@ -115,11 +133,20 @@ def _manifolds(module: Module) -> dict[str, Manifold]:
     return manifolds
 
 
+def _sharded(module: Module) -> dict[str, Parameter]:
+    """Return those that are sharded: in a forward pass the module has what was gathered from them."""
+    sharded: dict[str, Parameter] = module.__dict__["_sharded"]
+    return sharded
+
+
 def _lost(module: Module) -> list[tuple[str, Parameter, Manifold]]:
     """Guarded parameters that are on no manifold any more."""
     lost = []
     for name, manifold in _manifolds(module).items():
         parameter = module._parameters.get(name)
+        sharded = _sharded(module).get(name)
+        if sharded is not None and parameter is not None and not is_sharded(parameter):
+            parameter = sharded  # which has been gathered for a forward pass
         # A plain tensor is one of functional_call's; geoopt.Euclidean what type(p)(data) comes to.
         if isinstance(parameter, Parameter) and type(manifold) is not geoopt.Euclidean:
             now = getattr(parameter, "manifold", None)
@@ -130,10 +157,13 @@ def _lost(module: Module) -> list[tuple[str, Parameter, Manifold]]:
 
 def _put_back(module: Module) -> None:
     """Make the parameters manifold parameters again, in place: torch's swap keeps their identity too."""
-    for _, parameter, manifold in _lost(module):
+    for name, parameter, manifold in _lost(module):
         if type(parameter) in (Parameter, ManifoldParameter):
             parameter.__class__ = ManifoldParameter
             parameter.manifold = manifold  # type: ignore[attr-defined]
+        elif name in _sharded(module):
+            parameter.manifold = manifold  # type: ignore[attr-defined]
+            _sharded(module)[name] = parameter
 
 
 # The hooks: functions of the module, not closures, so that it can be copied and pickled.
@@ -147,6 +177,16 @@ def _before_forward(module: Module, args: object) -> None:
     for name, _, manifold in _lost(module):
         raise TypeError(
             f"{name} of {type(module).__name__} has been replaced by a plain parameter, which would not "
-            f"stay on {manifold} in training; call constrain() again, or load_state_dict, "
-            "and build the optimizer afterwards"
+            f"stay on {manifold} in training; call constrain() again (after fully_shard, if "
+            "that took it, or leave it out by ignored_params), or load_state_dict, and build the optimizer "
+            "afterwards"
         )
+    for name, manifold in _manifolds(module).items():
+        taken = name not in module._parameters and isinstance(module.__dict__.get(name), Tensor)
+        renamed = any(isinstance(p, ManifoldParameter) for p in module._parameters.values())
+        if taken and not renamed and not module.__dict__.get("_is_replica"):  # of nn.DataParallel
+            raise TypeError(
+                f"{name} of {type(module).__name__} is no parameter any more: FullyShardedDataParallel, or "
+                f"a hook, puts a tensor in its place, and training would not keep it on {manifold}; leave it "
+                "out by ignored_states, or shard by torch.distributed.fsdp.fully_shard"
+            )

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates, Groups
+from ..manifolds.shards import check_sharding, is_sharded, local
 from .finite import FiniteGuard, longest, raise_not_finite, raise_overflow
 from .replicas import Replicas, digest
 from .scaling import Scaling
-from .shards import ParameterState, add_over_shards, check_sharding, is_sharded, local
+from .shards import ParameterState, add_over_shards
 from .times import Store, scaled, times
 
 if TYPE_CHECKING:
@@ -149,10 +150,11 @@ class ManifoldOptimizer(Optimizer):
         """Raise ValueError or TypeError if a parameter cannot be optimized with a group's options."""
         manifold = manifold_of(p)
         if manifold is None:
-            if is_sharded(p) and group["scaling"] is not None:
+            if is_sharded(p):
                 raise TypeError(
-                    f"scaling={group['scaling']} does not take the sharded parameter of shape "
-                    f"{tuple(p.shape)}, which has no manifold; give it to an optimizer of torch.optim"
+                    f"the sharded parameter of shape {tuple(p.shape)} has no manifold: sharding loses it. "
+                    "Call givens.manifolds.constrain after fully_shard; or give a parameter without a "
+                    "constraint to an optimizer of torch.optim"
                 )
             return
         if is_sharded(p):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
+from ..manifolds.shards import is_sharded, local
 from .base import manifold_of
 from .replicas import Replicas
-from .shards import is_sharded, local
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..manifolds import CoordinateManifold
+from ..manifolds.shards import first_point, is_sharded, local
 from .base import ManifoldOptimizer, Update, manifold_of
 from .gradient import GradientView
 from .scaling import Scaling
 from .selection import Selection, Uniform
-from .shards import ParameterState, first_point, is_sharded, local
+from .shards import ParameterState
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..manifolds import All, CoordinateManifold
+from ..manifolds.shards import local
 from .base import Change, ManifoldOptimizer, Update, manifold_of
 from .scaling import Scaling
-from .shards import ParameterState, local
+from .shards import ParameterState
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -17,7 +17,13 @@ needs_gloo = pytest.mark.skipif(
     reason="needs torch.distributed with gloo, and a forkserver",
 )
 
-_PRELOADED = ["pytest", "hypothesis", "torch.distributed.fsdp", "givens.optim.distributed"]
+_PRELOADED = [
+    "pytest",
+    "hypothesis",
+    "torch.distributed.fsdp",
+    "torch.distributed.checkpoint.state_dict",
+    "givens.optim.distributed",
+]
 
 
 def run(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
@@ -52,3 +58,26 @@ def _work(
         torch.save(function(rank, *args), Path(folder, f"{rank}.pt"))
     finally:
         dist.destroy_process_group()
+
+
+def launch(
+    function: Callable[..., Any], world_size: int, *args: Any, max_restarts: int = 0
+) -> None:
+    """Call ``function(*args)`` in every process, as torchrun does: in its environment, with restarts."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    multiprocessing.set_forkserver_preload(_PRELOADED)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=world_size,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=max_restarts,
+        monitor_interval=0.1,
+        start_method="forkserver",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        # Otherwise restarted processes find the addresses of those that died (pytorch issue 135712).
+        patch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+        elastic_launch(config, function)(*args)
