@@ -79,7 +79,9 @@ def leave_out_of_ddp(module: Module, process_group: ProcessGroup | None = None) 
         )
     for p in dict.fromkeys(left_out.values()):
         value = p.detach().contiguous()
-        dist.broadcast(value, group=process_group, group_src=0)
+        # Not every backend knows complex numbers.
+        real = torch.view_as_real(value) if value.is_complex() else value
+        dist.broadcast(real, group=process_group, group_src=0)
         p.data.copy_(value)
     before = getattr(module, "_ddp_params_and_buffers_to_ignore", [])
     # DDP looks for the name of a parameter of the module itself with a dot before it, and without.
