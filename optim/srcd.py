@@ -153,7 +153,7 @@ class SRCD(ManifoldOptimizer):
         return self._prepare_block(
             group,
             p,
-            grad,
+            view.egrad if view.shared else grad,
             manifold,
             block,
             lr,
