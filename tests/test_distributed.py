@@ -174,7 +174,19 @@ def with_plain_ddp(rank: int) -> dict[str, list[Tensor]]:
     return results
 
 
-@pytest.mark.parametrize("way", [with_averaged_derivatives, with_plain_ddp])
+@pytest.mark.parametrize(
+    "way",
+    [
+        with_averaged_derivatives,
+        pytest.param(
+            with_plain_ddp,
+            marks=pytest.mark.skipif(
+                torch.__version__ < (2, 7),
+                reason="DDP over gloo of torch 2.6 takes nothing complex",
+            ),
+        ),
+    ],
+)
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_many_processes_take_the_steps_of_one(way, world_size):
     results = run(way, world_size)
