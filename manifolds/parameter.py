@@ -47,6 +47,7 @@ def constrain(module: Module, name: str, manifold: Manifold) -> Module:
 
     Examples
     --------
+    >>> import torch
     >>> from givens.manifolds import OrthogonalGroup, constrain
     >>> layer = constrain(torch.nn.Linear(8, 8), "weight", OrthogonalGroup())
     """

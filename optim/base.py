@@ -12,6 +12,7 @@ import geoopt
 import torch
 from geoopt.manifolds import Manifold
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
 from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates, Groups
@@ -579,7 +580,10 @@ def _mark(p: Tensor) -> tuple[object, ...]:
     manifold = manifold_of(p)
     if manifold is None:
         return (None,)
-    return manifold, None if p.is_inference() else p._version, p.data_ptr(), p.dtype
+    x = local(p)
+    # A weak reference to the memory, not its address, which another tensor may get.
+    memory = StorageWeakRef(x.untyped_storage()), x.storage_offset()
+    return manifold, None if p.is_inference() else p._version, memory, p.dtype
 
 
 def _state_shape(p: Tensor, name: str) -> tuple[int, ...]:

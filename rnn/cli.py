@@ -139,7 +139,8 @@ def info() -> None:
     for name, values in {
         "givens": [__version__],
         "python": [platform.python_version()],
-        **{name: [version(name)] for name in ("torch", "geoopt", "numpy", "scipy")},
+        "torch": [str(torch.__version__)],  # says which build, too
+        **{name: [version(name)] for name in ("geoopt", "numpy", "scipy")},
         "devices": devices,
         "tasks": TASKS,
         "layers": LAYERS,
