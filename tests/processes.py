@@ -1,6 +1,7 @@
 """Distributed tests: a function run by several processes that talk to each other by gloo."""
 
 import multiprocessing
+import signal
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -77,7 +78,14 @@ def launch(
         monitor_interval=0.1,
         start_method="forkserver",
     )
+    # The launcher leaves its own handlers behind.
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in signals}
     with pytest.MonkeyPatch.context() as patch:
         # Otherwise restarted processes find the addresses of those that died (pytorch issue 135712).
         patch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-        elastic_launch(config, function)(*args)
+        try:
+            elastic_launch(config, function)(*args)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

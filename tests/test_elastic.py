@@ -148,4 +148,6 @@ def run_example(path: str) -> None:
 
 
 def test_the_example_of_fsdp_runs():
+    before = signal.getsignal(signal.SIGTERM)
     launch(run_example, 2, str(EXAMPLES / "fsdp.py"))
+    assert signal.getsignal(signal.SIGTERM) is before  # the launcher has one of its own

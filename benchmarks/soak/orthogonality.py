@@ -5,8 +5,8 @@ same one again and again; one that turns the same two columns by the same angle 
 its opposite in turns; and one that is 0 but for three columns. The learning rate changes every
 thousand steps (from d = 64 on every ten, for there are fewer), from angles that are lost in rounding to
 those of many turns. max |WᵀW − I| is computed in float64 at its worst moments, after the steps that
-come before a restoration, and after every sixteenth step at least. The signs of the determinants are
-compared at the end of every turn; as long as WᵀW is near I none can change.
+come before a restoration, and besides as often as a quarter of the time allows. The signs of the
+determinants are compared at the end of every turn; as long as WᵀW is near I none can change.
 
 Rows take turns until each has done its steps or the time is over. The results so far are printed after
 every round, and written every minute. Rows of the set "long" do a million steps in one go; "wide" has
@@ -15,6 +15,7 @@ every selection with every scaling, "large" has large matrices, "float64" that t
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -200,12 +201,13 @@ class Row:
         watching = 0.0
         start = time.perf_counter()
         end = min(end, start + self.turn)
-        before = 0
-        while self.waits and time.perf_counter() < end:
-            rate = RATES[result.steps // (1000 if self.size[-1] < 64 else 10) % len(RATES)]
-            optimizer.param_groups[0]["lr"] = rate
-            # A few steps between two looks at the clock; a large matrix takes seconds for one.
-            for _ in range(min(16 if self.size[-1] < 64 else 1, result.wanted - result.steps)):
+        before, chunk = 0, 1
+        while self.waits and (now := time.perf_counter()) < end:
+            # Looking at a large matrix takes as long as thousands of steps along one coordinate.
+            chunk = chunk * 2 if watching > (now - start) / 4 else max(1, chunk // 2)
+            for _ in range(min(chunk, result.wanted - result.steps)):
+                rate = RATES[result.steps // (1000 if self.size[-1] < 64 else 10) % len(RATES)]
+                optimizer.param_groups[0]["lr"] = rate
                 next(self.gradients)
                 optimizer.step()
                 result.steps += 1
@@ -256,7 +258,7 @@ def rows(steps: int) -> Iterator[Row]:
 @click.option("--steps", default=1_000_000, show_default=True, help="Steps of a long row.")
 @click.option("--seconds", default=4500.0, show_default=True, help="Time for all rows.")
 @click.option("--sets", default=",".join(SETS), show_default=True, help="Sets of rows.")
-@click.option("--only", default="", help="Rows whose method contains this.")
+@click.option("--only", default="", help="Rows with a method that this regular expression finds.")
 @click.option("--largest", default=1024, show_default=True, help="Largest d.")
 @output_option
 def main(  # noqa: D103
@@ -268,7 +270,7 @@ def main(  # noqa: D103
         row
         for row in rows(steps)
         if row.result.set in sets.split(",")
-        and only in row.result.method
+        and re.search(only, row.result.method)
         and row.result.d <= largest
     ]
     results = [row.result for row in grid]

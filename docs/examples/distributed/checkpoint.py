@@ -5,6 +5,7 @@ environment with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1. A process that dies ends 
 starts all of them again. One that hangs is given up after TIMEOUT by those that wait for it.
 """
 
+import gc
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -51,3 +52,4 @@ def main(folder):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    gc.collect()  # as in ddp.py

@@ -3,6 +3,7 @@
 torchrun --nproc-per-node=2 fsdp.py
 """
 
+import gc
 import os
 
 import torch
@@ -72,12 +73,18 @@ def update(net, optimizers, step):
     return loss.detach()
 
 
-if __name__ == "__main__":
-    dist.init_process_group()
+def main():
+    """Train for 100 steps."""
     net, optimizers = build()
     for step in range(100):
         loss = update(net, optimizers, step)
         if step % 20 == 0 and dist.get_rank() == 0:
             print(f"step {step}: loss {loss:.4f}")
     assert net.heads.manifold.check_point_on_manifold(net.heads.to_local(), atol=1e-5)
+
+
+if __name__ == "__main__":
+    dist.init_process_group()
+    main()
+    gc.collect()  # as in ddp.py
     dist.destroy_process_group()
