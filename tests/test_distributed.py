@@ -93,6 +93,11 @@ def point(manifold, *shape, seed, dtype=torch.float64):
     return ManifoldParameter(manifold.random(*shape, dtype=dtype, generator=generator), manifold)
 
 
+complex_ddp = pytest.mark.skipif(
+    torch.__version__ < (2, 7), reason="DDP over gloo of torch 2.6 takes nothing complex"
+)
+
+
 class Model(nn.Module):
     """Square, batched, tall and complex matrices, and a layer without a constraint."""
 
@@ -178,13 +183,7 @@ def with_plain_ddp(rank: int) -> dict[str, list[Tensor]]:
     "way",
     [
         with_averaged_derivatives,
-        pytest.param(
-            with_plain_ddp,
-            marks=pytest.mark.skipif(
-                torch.__version__ < (2, 7),
-                reason="DDP over gloo of torch 2.6 takes nothing complex",
-            ),
-        ),
+        pytest.param(with_plain_ddp, marks=complex_ddp),
     ],
 )
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -458,6 +457,7 @@ def clipping(rank: int, max_norm: float) -> tuple[float, float, float, float]:
     return float(norm), float(ratios.min()), float(ratios.max()), float(of_average)
 
 
+@complex_ddp
 @pytest.mark.parametrize("max_norm", [0.1, 1e6])
 def test_gradients_are_clipped_by_the_same_factor_everywhere(max_norm):
     results = run(clipping, 3, max_norm)
@@ -567,6 +567,7 @@ def what_cannot_be_left_out(rank: int) -> None:
         leave_out_of_ddp(DistributedDataParallel(Model()))
 
 
+@complex_ddp
 def test_what_cannot_be_left_out_is_said():
     run(what_cannot_be_left_out, 1)
 

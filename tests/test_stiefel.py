@@ -323,7 +323,7 @@ def test_the_metrics_have_different_geodesics(shape, noise: Noise):
 
 def test_geoopts_exponentials():
     """The canonical one is a Cayley transform, and does not even start out along u; the Euclidean one is
-    right, but in float32 only to 1e-5, which torch's exponential of a float32 matrix is off.
+    right, but in float32 only to 1e-5 before torch 2.15, whose own exponential was off by that much.
     """
     noise = Noise(0)
     x = point(noise, 5, 2)
@@ -343,7 +343,9 @@ def test_geoopts_exponentials():
         expected = dense_exponential(Stiefel(), y, v)
         worst["geoopt"] = max(worst["geoopt"], error(euclidean.expmap(y, v), expected))
         worst["givens"] = max(worst["givens"], error(Stiefel().expmap(y, v), expected))
-    assert worst["givens"] <= 5e-7 < 3e-6 <= worst["geoopt"]
+    assert worst["givens"] <= 5e-7
+    if torch.__version__ < (2, 15):
+        assert worst["geoopt"] >= 3e-6
 
 
 @given(st.sampled_from([(7, 3), (4, 3), (3, 3)]), noises)

@@ -319,6 +319,10 @@ def test_a_group_that_comes_later_starts_from_nothing_and_disturbs_nothing(build
 # Models that are called in other ways
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 8),
+    reason="before torch 2.8 a read of a subclass of Parameter breaks the graph",
+)
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_model_is_trained_like_itself(backend):
     for build in (OPTIMIZERS["srgd momentum"], OPTIMIZERS["uniform momentum"]):

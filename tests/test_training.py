@@ -80,6 +80,17 @@ def terminate():
     signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.fixture(autouse=True)
+def handlers():
+    """Python's own, whatever the shell that started the tests ignores (SIGINT in the background)."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
