@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import tempfile
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -58,6 +59,9 @@ def _work(
     try:
         torch.save(function(rank, *args), Path(folder, f"{rank}.pt"))
     finally:
+        # For gloo's threads, which need the interpreter to let go of the last tensors: torch 2.6 waits for
+        # them without giving it away.
+        time.sleep(0.05)
         dist.destroy_process_group()
 
 

@@ -5,8 +5,8 @@ environment with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1. A process that dies ends 
 starts all of them again. One that hangs is given up after TIMEOUT by those that wait for it.
 """
 
-import gc
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -47,9 +47,9 @@ def main(folder):
         update(net, optimizers, step)
         if (step + 1) % EVERY == 0:
             save(folder, step + 1, net, optimizers)
+    time.sleep(0.1)  # as in ddp.py
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    gc.collect()  # as in ddp.py
