@@ -11,6 +11,7 @@ from .power import Power
 from .product import Product
 from .rotation_coordinates import RotationCoordinates
 from .scaled import Scaled
+from .spd import SymmetricPositiveDefinite
 from .special_orthogonal import SpecialOrthogonalGroup
 from .sphere import Sphere
 from .stiefel import Stiefel
@@ -34,6 +35,7 @@ __all__ = [
     "SpecialUnitaryGroup",
     "Sphere",
     "Stiefel",
+    "SymmetricPositiveDefinite",
     "UnitaryGroup",
     "constrain",
     "keep_manifold",
