@@ -155,7 +155,7 @@ class SymmetricPositiveDefinite(CoordinateManifold):
         part counts.
         """
         factor = _factor(x)
-        half = factor + factor @ expm1(_symmetric(_into(factor, u)) / 2, skew=False)
+        half = _followed(factor, _symmetric(_into(factor, u)))
         return _settled(half @ half.mT, x.dtype)
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class SymmetricPositiveDefinite(CoordinateManifold):
         For u = LALᵀ and v = LSLᵀ it is L e^{A/2} S e^{A/2} Lᵀ.
         """
         factor = _factor(x)
-        half = factor + factor @ expm1(_symmetric(_into(factor, u)) / 2, skew=False)
+        half = _followed(factor, _symmetric(_into(factor, u)))
         return _symmetric(half @ _into(factor, v) @ half.mT).to(v.dtype)
 
     def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,9 +280,8 @@ class SymmetricPositiveDefinite(CoordinateManifold):
             c = torch.where(j == l, torch.expm1(t / 2), t / math.sqrt(2)).unsqueeze(-2) * b
             half = c @ (a + c / 2).mT
             return x.copy_(_settled(x.double() + (half + half.mT), x.dtype))
-        s = self._generators(x, index, t)
-        root = factor + factor @ expm1(s / 2, skew=False)
-        return x.copy_(_settled(root @ root.mT, x.dtype))
+        half = _followed(factor, self._generators(x, index, t))
+        return x.copy_(_settled(half @ half.mT, x.dtype))
 
     def restore_(self, x: Tensor) -> Tensor:
         """Make x exactly symmetric, and positive definite where rounding has spoilt that, in place."""
@@ -378,6 +377,16 @@ def _into(factor: Tensor, u: Tensor) -> Tensor:
     """L⁻¹uL⁻ᵀ, in which the metric is that of the entries."""
     left = torch.linalg.solve_triangular(factor, u.double(), upper=False)
     return torch.linalg.solve_triangular(factor.mT, left, upper=True, left=False)
+
+
+def _followed(factor: Tensor, s: Tensor) -> Tensor:
+    """L·expm(S/2), for a symmetric S.
+
+    Its mean eigenvalue goes separately: the rest has one above 0, beside which nothing of expm − I cancels.
+    """
+    mean = s.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).unsqueeze(-1)
+    rest = s - torch.diag_embed(mean.squeeze(-1).expand(s.shape[:-1]))
+    return torch.exp(mean / 2) * (factor + factor @ expm1(rest / 2, skew=False))
 
 
 def _log(factor: Tensor, x: Tensor, y: Tensor) -> Tensor:
