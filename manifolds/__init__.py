@@ -4,6 +4,7 @@ from .base import CoordinateManifold
 from .blocks import All, CoordinateBlock, Coordinates, Groups
 from .euclidean import Euclidean
 from .grassmann import Grassmann
+from .lorentz import Lorentz
 from .oblique import Oblique
 from .orthogonal import OrthogonalGroup
 from .parameter import constrain, keep_manifold
@@ -25,6 +26,7 @@ __all__ = [
     "Euclidean",
     "Grassmann",
     "Groups",
+    "Lorentz",
     "Oblique",
     "OrthogonalGroup",
     "Power",

@@ -6,16 +6,12 @@ import torch
 from geoopt import ManifoldTensor
 from torch import Tensor
 
+from .angles import SMALL, angle_over_sine, cos_and_sinc
 from .embedded import EmbeddedMetric
 from .retractions import ChosenRetraction
 from .rotation_coordinates import RotationCoordinates
 
 __all__ = ["Sphere"]
-
-# Below this square of an angle (or of its sine) power series replace quotients of the form 0/0: with
-# _TERMS terms they are exact in float64, and so are their first derivatives.
-_SMALL = 1e-2
-_TERMS = 8
 
 
 class Sphere(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
@@ -124,7 +120,7 @@ class Sphere(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
         every order exist at u = 0. A part of `u` that is not tangent is left out.
         """
         u = self.proju(x, u)
-        cosine, sinc = _cos_and_sinc(_dot(u, u) / 4)
+        cosine, sinc = cos_and_sinc(_dot(u, u) / 4)
         # sin θ = θ·sinc·cosine and 1 − cos θ = θ²·sinc²/2, cosine and sinc being those of θ/2.
         return x + sinc * (cosine * u - sinc * (_dot(u, u) / 2) * x)
 
@@ -139,7 +135,7 @@ class Sphere(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
         # A difference of neighbours is exact: neither next to x nor next to −x does anything cancel.
         u = self.proju(x, y - torch.where(_dot(x, y) < 0, -x, x))
         square = _dot(x - y, x - y) / 4  # of the sine of half the angle
-        near = square < _SMALL
+        near = square < SMALL
         opposite = (square > 0.5) & (_dot(u, u) <= torch.finfo(x.dtype).eps ** 2)
         least = x.detach().abs().argmin(-1, keepdim=True)
         away = self.projx(self.proju(x, torch.zeros_like(x).scatter(-1, least, 1.0)))
@@ -147,7 +143,7 @@ class Sphere(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
         exceptional = near | opposite
         angle = self.dist(x, torch.where(exceptional, away, y), keepdim=True)
         sine = torch.linalg.vector_norm(torch.where(exceptional, away, u), dim=-1, keepdim=True)
-        ratio = torch.where(near, _angle_over_sine(square), angle / sine)
+        ratio = torch.where(near, angle_over_sine(square), angle / sine)
         return torch.where(opposite, torch.pi * away, ratio * u)
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
@@ -177,7 +173,7 @@ class Sphere(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
         from x to y along the shortest geodesic let u = Log_x(y).
         """
         u = self.proju(x, u)
-        cosine, sinc = _cos_and_sinc(_dot(u, u) / 4)
+        cosine, sinc = cos_and_sinc(_dot(u, u) / 4)
         return v - _dot(u, v) * sinc * (cosine * x + sinc / 2 * u)
 
     def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,23 +227,3 @@ class Sphere(ChosenRetraction, EmbeddedMetric, RotationCoordinates):
 def _dot(u: Tensor, v: Tensor) -> Tensor:
     """uᵀv, with a last dimension of 1."""
     return (u * v).sum(-1, keepdim=True)
-
-
-def _cos_and_sinc(square: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sin(φ)/φ of the angle φ >= 0 with this square: analytic functions of φ², at 0 too."""
-    small = square < _SMALL
-    near = torch.where(small, square, 0.0)
-    cosine, sinc = torch.ones_like(square), torch.ones_like(square)
-    for n in range(_TERMS - 1, 0, -1):
-        cosine = 1 - near / (2 * n * (2 * n - 1)) * cosine
-        sinc = 1 - near / (2 * n * (2 * n + 1)) * sinc
-    angle = torch.where(small, 1.0, square).sqrt()
-    return torch.where(small, cosine, angle.cos()), torch.where(small, sinc, angle.sin() / angle)
-
-
-def _angle_over_sine(square: Tensor) -> Tensor:
-    """θ/sin θ of a small angle, as a power series in sin²(θ/2): arcsin(z)/(z√(1 − z²)) in z²."""
-    ratio = torch.ones_like(square)
-    for n in range(_TERMS - 1, 0, -1):
-        ratio = 1 + 2 * n / (2 * n + 1) * square * ratio
-    return ratio
