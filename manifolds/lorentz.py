@@ -9,6 +9,7 @@ from geoopt import ManifoldTensor
 from torch import Tensor
 
 from .angles import SMALL, angle_over_sine, cosh_and_sinhc
+from .base import CoordinateManifold
 from .blocks import CoordinateBlock, Coordinates, Groups
 from .columns import put_, take_groups
 from .exponential import expm1
@@ -29,8 +30,8 @@ class Lorentz(RotationCoordinates):
     adds t to the rapidity along the axis l, in O(n). Directions are x_j e_l − x_l e_j and
     x_0 e_l + x_l e_0. At the distance r from the origin (√k, 0, …, 0) their sum Σ⟨u, f_i⟩² is
     between k‖u‖², where u points away from the origin, and (2x_0² − k)‖u‖², where it goes around it, with
-    x_0 = √k·cosh(r/√k): a step is divided by the upper bound at its point (:meth:`step_scale`). The
-    axes are the entries; no two boosts are disjoint.
+    x_0 = √k·cosh(r/√k): without scales a step that is short enough for one is nothing for the other, so
+    every coordinate has its own (:meth:`step_scale`). The axes are the entries; no two boosts are disjoint.
 
     Points have shape ``(..., n + 1)`` with n >= 1, float32 or float64. The entries x_1, …, x_n count, and
     x_0 follows from them. The next numbers to them are other points, at the distance ε·x_0, however the
@@ -218,9 +219,25 @@ class Lorentz(RotationCoordinates):
         return x.unsqueeze(-2)
 
     def step_scale(self, x: Tensor, block: CoordinateBlock) -> Tensor:
-        """Return 2x_0² − k, the largest Σ⟨u, f_i⟩²/‖u‖² at the point, for all coordinates."""
-        scale = 2 * x[..., :1].detach().square() - self.k
-        return scale[..., None, None] if isinstance(block, Groups) else scale
+        """Return k + 4(x_1² + … + x_n² − x_l²) for boosts along l, and k + 4(x_1² + … + x_n²) for rotations.
+
+        Of a boost ‖f_i‖² has a 1 in the place of the 4: of a rotation it is x_j² + x_l². With the factor 4
+        Σ⟨u, f_i⟩²/s_i is at most ‖u‖² at every point, and it is that at the origin and along an axis.
+        """
+        y = x.detach().double()
+        if isinstance(block, Groups):
+            l = block.axes.expand(*x.shape[:-1], *block.axes.shape[-2:])
+            entry = y.unsqueeze(-2).expand(*l.shape[:-1], -1).gather(-1, l).square()
+            # A group has the axis 0, if it has it, in its first place: its row and column are boosts.
+            first = torch.where(l[..., :1] == 0, entry, 0.0) * (l > 0)
+            turned = torch.zeros_like(entry).unsqueeze(-1).repeat_interleave(l.shape[-1], -1)
+            turned[..., 0, :], turned[..., :, 0] = first, first
+        else:
+            every = torch.arange(self.num_coordinates(x), device=x.device)
+            j, l = self._pairs(x, block.index if isinstance(block, Coordinates) else every)
+            turned = torch.where(j == 0, y.gather(-1, l).square(), 0.0)
+        square = y[..., 1:].square().sum(-1)[(..., *(None,) * (turned.dim() - x.dim() + 1))]
+        return (self.k + 4 * (square - turned).clamp(min=0)).to(x.dtype)
 
     def derivatives(self, x: Tensor, egrad: Tensor, block: CoordinateBlock) -> Tensor:
         """Return the partial derivatives x_j·g_l − x_l·g_j, and x_0·g_l + x_l·g_0: O(1) each."""
@@ -228,9 +245,8 @@ class Lorentz(RotationCoordinates):
         return super().derivatives(x, _reflected(egrad), block)
 
     def steepest(self, x: Tensor, egrad: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Return the k coordinates of the largest ``|⟨grad f, f_i⟩|``, and their derivatives."""
-        self._check_pair(x, egrad, "egrad")
-        return super().steepest(x, _reflected(egrad), k)
+        """Return the k coordinates of the largest ``|⟨grad f, f_i⟩|/√s_i``, and their derivatives: O(n²)."""
+        return CoordinateManifold.steepest(self, x, egrad, k)
 
     def move_(self, x: Tensor, block: CoordinateBlock, t: Tensor) -> Tensor:
         """Follow the coordinates of a block for the times t, in place.
