@@ -31,8 +31,8 @@ class SymmetricPositiveDefinite(CoordinateManifold):
     * then, from number d(d − 1)/2 on, the column j of L, multiplied by e^{t/2}; its direction is l_j l_jᵀ.
 
     At every point the D directions are an orthonormal basis, however ill-conditioned x is. The axes are
-    the columns of L: a pair turns two, a single column one, which it names twice. Every step factors the
-    point again, d³/3 flops; a derivative then costs 2d², and a move 2d² a coordinate.
+    the columns of L: a pair turns two, a single column one, which it names twice. A derivative costs 2d²
+    flops after a factorization of x, d³/3, and a move 2d² a coordinate after one, with another of the result.
 
     Points have shape ``(..., d, d)``, float32 or float64. Factors are computed in float64 for either. A
     result that rounding would leave indefinite has its diagonal raised by a few roundings, so that it
@@ -49,8 +49,9 @@ class SymmetricPositiveDefinite(CoordinateManifold):
     >>> import torch
     >>> from givens.manifolds import Coordinates, SymmetricPositiveDefinite
     >>> manifold = SymmetricPositiveDefinite()
-    >>> x = manifold.origin(3)
-    >>> y = manifold.move(x, Coordinates(manifold.number(x, 1, 1), disjoint=True), torch.tensor([0.5]))
+    >>> x = manifold.origin(3, 3)
+    >>> column = Coordinates(manifold.number(x, 1, 1), disjoint=True)
+    >>> y = manifold.move(x, column, torch.tensor([0.5]))
     >>> round(float(y[1, 1].log()), 6), round(float(manifold.dist(x, y)), 6)
     (0.5, 0.5)
     """
