@@ -7,6 +7,7 @@ from .growing import Capture, Growing
 from .moments import Moments
 from .random import Randomness
 from .scaling import Adam, AxisRMSProp, Momentum, RMSProp, Scaling
+from .schedule import RobbinsMonroLR
 from .selection import Block, Cyclic, GaussSouthwell, Rule, Selection, Uniform
 from .srcd import SRCD
 from .srgd import SRGD
@@ -29,6 +30,7 @@ __all__ = [
     "Momentum",
     "RMSProp",
     "Randomness",
+    "RobbinsMonroLR",
     "Rule",
     "Scaling",
     "Selection",

@@ -16,13 +16,16 @@ then stray around it. With stepsizes that satisfy the conditions of Robbins and 
 :math:`\sum\alpha_k = \infty` and :math:`\sum\alpha_k^2 < \infty`, they converge.
 """
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import torch
 from geoopt import ManifoldParameter
 from sklearn.datasets import load_digits
+from torch.optim.lr_scheduler import ConstantLR
 
 from givens.manifolds import Grassmann
-from givens.optim import SRCD, Grouping
+from givens.optim import SRCD, Grouping, RobbinsMonroLR
 
 z = torch.tensor(load_digits().data)
 z = z - z.mean(0)
@@ -37,12 +40,12 @@ dominant = eigenvectors[:, -4:]
 manifold = Grassmann()
 
 
-def follow_stream(stepsize):
-    """Run SRCD with ``stepsize(k)`` at step k; return the subspace and its distances to the true one."""
+def follow_stream(schedule):
+    """Run SRCD with a schedule of its stepsize; return the subspace and its distances to the true one."""
     torch.manual_seed(0)
     x = ManifoldParameter(manifold.random(64, 4, dtype=torch.float64))
-    optimizer = SRCD([x], lr=1.0, selection=Grouping(8, "round-robin"))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, stepsize)
+    optimizer = SRCD([x], lr=5.0, selection=Grouping(8, "round-robin"))
+    scheduler = schedule(optimizer)
     distances = []
     for _ in range(1200):
         batch = z[torch.randint(len(z), (32,))]
@@ -50,13 +53,13 @@ def follow_stream(stepsize):
         missed = (batch - batch @ x @ x.T).square().sum(1).mean()
         missed.backward()
         optimizer.step()
-        schedule.step()
+        scheduler.step()
         distances.append(manifold.dist(x.detach(), dominant))
     return x.detach(), torch.stack(distances).rad2deg()
 
 
-_, constant = follow_stream(lambda k: 5.0)
-x, decreasing = follow_stream(lambda k: 5.0 / (1 + k / 150))
+_, constant = follow_stream(partial(ConstantLR, factor=1.0))
+x, decreasing = follow_stream(partial(RobbinsMonroLR, delay=150))
 
 # %%
 # The variance that the subspace holds is at most the sum of the four largest eigenvalues.

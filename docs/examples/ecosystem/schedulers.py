@@ -1,17 +1,17 @@
-"""Learning-rate schedulers of torch: a rotation from noisy pairs, where a constant rate never arrives."""
+"""Learning-rate schedulers: a rotation from noisy pairs, where a constant rate never arrives."""
 
 import torch
 from geoopt import ManifoldParameter
 from torch.optim import lr_scheduler as schedulers
 
 from givens.manifolds import OrthogonalGroup
-from givens.optim import SRCD, Matching
+from givens.optim import SRCD, Matching, RobbinsMonroLR
 
 STEPS, LR = 300, 0.2
 SCHEDULES = {
     "constant": lambda o: schedulers.ConstantLR(o, factor=1.0),
     # Robbins and Monro: the rates add up to infinity, their squares do not.
-    "1/(1 + t/50)": lambda o: schedulers.LambdaLR(o, lambda t: 1 / (1 + t / 50)),
+    "1/(1 + t/50)": lambda o: RobbinsMonroLR(o, delay=50),
     "step": lambda o: schedulers.StepLR(o, STEPS // 4, gamma=0.3),
     "cosine": lambda o: schedulers.CosineAnnealingLR(o, STEPS),
     # There is no "momentum" or "betas" in a group of SRCD that could be cycled.
