@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from .backend import kernels_for
 from .base import CoordinateManifold
 from .blocks import CoordinateBlock, Coordinates, Groups
 from .columns import PANEL, column_index, panels, put_, take, take_groups
 from .exponential import expm1
 from .pairs import number_to_pair, pair_to_number
 from .rotations import rotate_columns_
+from .rules import GradientRule
 
 __all__ = ["RotationCoordinates"]
 
@@ -91,6 +95,10 @@ class RotationCoordinates(CoordinateManifold):
             j, l = (a.expand(*y.shape[:-2], a.shape[-1]) for a in block.axes.unbind(-1))
             return self.group_matrices(x, self._slopes(y, g, j, l).unsqueeze(-1), 2)
         if isinstance(block, Groups):
+            kernels = kernels_for(y, g)
+            if kernels is not None and block.axes.shape[-1] <= kernels.LARGEST_GROUP:
+                axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
+                return cast(Tensor, kernels.group_slopes(y, g, axes)).mul_(self.radians)
             a = take_groups(y, block.axes).mT @ take_groups(g, block.axes)
             return (a - a.mT).mul_(self.radians)
         a = y.mT @ g
@@ -150,8 +158,14 @@ class RotationCoordinates(CoordinateManifold):
                 j, l = (a.expand(*y.shape[:-2], a.shape[-1]) for a in block.axes.unbind(-1))
                 rotate_columns_(y, j, l, t[..., 0, 1].double().expand(j.shape) * self.radians)
                 return x
+            turn = expm1(t.to(x.dtype) * self.radians)
+            kernels = kernels_for(y)
+            if kernels is not None and block.axes.shape[-1] <= kernels.LARGEST_GROUP:
+                axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
+                kernels.turn_groups_(y, axes, turn)
+                return x
             columns = take_groups(y, block.axes)
-            columns = columns + columns @ expm1(t.to(x.dtype) * self.radians)
+            columns = columns + columns @ turn
             place = block.axes.flatten(-2).expand(*y.shape[:-2], -1)
             put_(y, place, columns.transpose(-3, -2).flatten(-2))
             return x
@@ -159,8 +173,65 @@ class RotationCoordinates(CoordinateManifold):
         index = index.expand(*x.shape[: x.dim() - self.ndim], index.shape[-1])
         return self._follow_(x, index, t.expand(index.shape))
 
+    def descend_(
+        self,
+        x: Tensor,
+        egrad: Tensor,
+        block: CoordinateBlock,
+        rule: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Derivatives, rule, move; of disjoint pairs on a GPU in one kernel, where the rule allows it.
+
+        With a :class:`~givens.manifolds.rules.GradientRule` and float32 the point and the gradient are read
+        once, and the point is written once.
+        """
+        y, g = self.columns(x), self.columns(egrad)
+        kernels = kernels_for(y, g)
+        if (
+            kernels is None
+            or x.dtype != torch.float32
+            or not isinstance(rule, GradientRule)
+            or not _pairs_are_disjoint(block)
+            or not self._descends_plainly
+        ):
+            return super().descend_(x, egrad, block, rule)
+        assert self.frame_bounds is not None
+        self._check_pair(x, egrad, "egrad")
+        self.check_block(x, block)
+        l: Tensor | None = None
+        if isinstance(block, Groups):
+            j, l = (a.expand(*y.shape[:-2], a.shape[-1]) for a in block.axes.unbind(-1))
+        elif isinstance(block, Coordinates):
+            j = block.index.expand(*y.shape[:-2], block.index.shape[-1])
+        kernels.descend_(
+            y,
+            g,
+            j,
+            l,
+            rate=rule.rate / self.frame_bounds[1],
+            radians=self.radians,
+            limit=rule.limit,
+            stopped=rule.stopped,
+        )
+        return x
+
+    @property
+    def _descends_plainly(self) -> bool:
+        """Whether a subclass leaves derivatives, moves and step scale as they are here."""
+        here = (
+            (RotationCoordinates, "derivatives"),
+            (RotationCoordinates, "move_"),
+            (CoordinateManifold, "step_scale"),
+        )
+        return self.frame_bounds is not None and all(
+            getattr(type(self), name) is getattr(base, name) for base, name in here
+        )
+
     def _slopes(self, y: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:
         """Derivatives along the rotations of pairs of columns, ``(*batch, k)``, panel by panel."""
+        kernels = kernels_for(y, g)
+        if kernels is not None:
+            return cast(Tensor, kernels.slopes(y, g, j, l)).mul_(self.radians)
         slopes = y.new_zeros(j.shape)
         for rows, pairs in panels(y, j.shape[-1]):
             y_panel, g_panel, at_j, at_l = (
@@ -196,3 +267,10 @@ class RotationCoordinates(CoordinateManifold):
         j, l = self.axes(x, index).unbind(-1)
         batch = x.shape[: x.dim() - self.ndim]
         return j.expand(*batch, j.shape[-1]), l.expand(*batch, l.shape[-1])
+
+
+def _pairs_are_disjoint(block: CoordinateBlock) -> bool:
+    """Whether a block consists of pairs of columns, none of which is in two of them."""
+    if isinstance(block, Groups):
+        return block.axes.shape[-1] == 2
+    return isinstance(block, Coordinates) and (block.disjoint or block.index.shape[-1] == 1)

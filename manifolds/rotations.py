@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from .backend import kernels_for
 from .columns import column_index, panels, put_, take
 
 __all__ = ["reduced", "rotate_columns", "rotate_columns_"]
@@ -43,6 +44,10 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     Tensor
         `x`. Costs O(k·m) per matrix, and never waits for an accelerator.
     """
+    kernels = kernels_for(x)
+    if kernels is not None:
+        kernels.rotate_(x, j, l, angle)
+        return x
     parts = reduced(angle, x.dtype)
     for rows, pairs in panels(x, j.shape[-1]):
         panel, at_j, at_l = x[..., rows, :], j[..., pairs], l[..., pairs]

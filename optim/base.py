@@ -16,6 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
 from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates, Groups
+from ..manifolds.rules import GradientRule
 from ..manifolds.shards import check_sharding, is_sharded, local
 from .finite import FiniteGuard, longest, raise_not_finite, raise_overflow
 from .replicas import Replicas, digest
@@ -395,6 +396,10 @@ class ManifoldOptimizer(Optimizer):
             )
 
         guarded = self._guard.guard(rule, grouped=isinstance(block, Groups))
+        descent = guarded
+        if not by_host and group["scaling"] is None:
+            limit, flag = longest(x.dtype.to_real()), self._guard.flag(x.device)
+            descent = GradientRule(lr, limit, flag, guarded)
 
         def whole(read: Tensor) -> Tensor:
             if halved and isinstance(block, Groups):
@@ -408,7 +413,7 @@ class ManifoldOptimizer(Optimizer):
         def unchecked(read: Tensor | None) -> Change:
             def descend() -> None:
                 if read is None:
-                    manifold.descend_(x, grad, block, guarded)
+                    manifold.descend_(x, grad, block, descent)
                 else:
                     manifold.move_(x, block, guarded(whole(read), manifold.step_scale(x, block)))
                 finish()
@@ -487,7 +492,7 @@ class ManifoldOptimizer(Optimizer):
                 manifold.restore_(x)
             else:
                 restored = manifold.restore_(x.clone())
-                x.copy_(torch.where(self._guard.stopped(x.device), x, restored))
+                x.copy_(torch.where(self._guard.flag(x.device), x, restored))
             state["moved"] = 0
 
     def state_dict(self) -> dict[str, Any]:

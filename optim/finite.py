@@ -60,18 +60,18 @@ class FiniteGuard:
 
         With `grouped` the last two dimensions, a group's skew matrix, are admitted together or not.
         """
-        device = derivatives.device
-        if device not in self._flags:
-            self._flags[device] = torch.zeros((), dtype=torch.bool, device=device)
+        flag = self.flag(derivatives.device)
         finite = derivatives.isfinite() & (step.abs() < limit)
         if grouped:
             finite = finite.all(-1, keepdim=True).all(-2, keepdim=True)
-        admitted = finite & ~self._flags[device]
-        self._flags[device] |= ~finite.all()
+        admitted = finite & ~flag
+        flag |= ~finite.all()
         return admitted
 
-    def stopped(self, device: torch.device) -> Tensor:
-        """Return whether moves are stopped, on a device that :meth:`admit` has seen."""
+    def flag(self, device: torch.device) -> Tensor:
+        """Return whether moves on a device are stopped: one bool there, changed in place."""
+        if device not in self._flags:
+            self._flags[device] = torch.zeros((), dtype=torch.bool, device=device)
         return self._flags[device]
 
     def guard(

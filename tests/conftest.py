@@ -16,5 +16,9 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+# Kernels run on a GPU where there is one, else in Triton's interpreter, which looks at this on import.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # One thread a worker: pytest-xdist supplies the parallelism.
 torch.set_num_threads(1)
