@@ -52,7 +52,11 @@ sphinx_gallery_conf = {
 # Every reference must resolve; those to other projects have no inventory here, so that building needs no
 # network.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(torch|geoopt|numpy|sklearn)\..*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|geoopt|numpy|sklearn)\..*"),
+    # In the docstrings that schedules inherit from torch.
+    ("py:.*", r"last_epoch|_get_closed_form_lr"),
+]
 
 html_theme = "pydata_sphinx_theme"
 html_title = "givens"

@@ -182,7 +182,7 @@ class RotationCoordinates(CoordinateManifold):
     ) -> Tensor:
         """Derivatives, rule, move; of disjoint pairs on a GPU in one kernel, where the rule allows it.
 
-        With a :class:`~givens.manifolds.rules.GradientRule` and float32 the point and the gradient are read
+        With a ``manifolds.rules.GradientRule`` and float32 the point and the gradient are read
         once, and the point is written once.
         """
         y, g = self.columns(x), self.columns(egrad)
