@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from types import ModuleType
 
@@ -10,17 +11,22 @@ from torch import Tensor
 
 __all__ = ["kernels_for"]
 
+# Matrices that one launch takes: the limit of CUDA's second and third dimension of a grid.
+_LARGEST_BATCH = 65_535
+
 
 def kernels_for(*matrices: Tensor) -> ModuleType | None:
     """Return the module of kernels, if all `matrices` are such that it takes them, else None.
 
     It takes float32 and float64 on a GPU, of which no gradient is recorded, with strides that make one
-    dimension of the leading ones.
+    dimension of the leading ones, and up to 65,535 matrices.
     """
     x = matrices[0]
     if not _on_gpu(x) or x.dtype not in (torch.float32, torch.float64):
         return None
     if torch.is_grad_enabled() and any(matrix.requires_grad for matrix in matrices):
+        return None
+    if math.prod(x.shape[:-2]) > _LARGEST_BATCH:
         return None
     if torch.compiler.is_compiling() or not all(map(_one_batch, matrices)):
         return None

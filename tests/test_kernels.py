@@ -362,6 +362,8 @@ def test_what_goes_to_the_plain_code(used):
     assert backend.kernels_for(x.transpose(0, 1)) is None
     assert backend.kernels_for(x[:, :2]) is None
     assert backend.kernels_for(x.half()) is None
+    assert backend.kernels_for(torch.ones(65_535, 1, 2, device=DEVICE)) is kernels
+    assert backend.kernels_for(torch.ones(65_536, 1, 2, device=DEVICE)) is None
     assert backend.kernels_for(x.to(torch.complex64)) is None
     x.requires_grad_()
     assert backend.kernels_for(x) is None
