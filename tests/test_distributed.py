@@ -17,11 +17,12 @@ from geoopt import ManifoldParameter
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import needs_gloo, run
+from rules import Everything
 from torch import Tensor, nn
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from givens.manifolds import All, CoordinateBlock, OrthogonalGroup, Stiefel, UnitaryGroup
+from givens.manifolds import OrthogonalGroup, Stiefel, UnitaryGroup
 from givens.optim import (
     SRCD,
     SRGD,
@@ -31,7 +32,6 @@ from givens.optim import (
     Capture,
     Cyclic,
     GaussSouthwell,
-    GradientView,
     Grouping,
     Growing,
     Matching,
@@ -48,14 +48,6 @@ pytestmark = needs_gloo
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = 12  # as many for each of 2, 3 or 4 processes
-
-
-class Everything:
-    """A user's selection: all coordinates, after a look at the gradient itself."""
-
-    def select(self, view: GradientView) -> CoordinateBlock:
-        assert view.egrad.shape == view.x.shape
-        return All()
 
 
 def srcd(selection, scaling=None):

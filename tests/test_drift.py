@@ -3,24 +3,20 @@
 import pytest
 import torch
 from geoopt import ManifoldParameter
+from rules import METHODS, SCALINGS, build
+from strategies import defect
 
 from givens.manifolds import CoordinateBlock, Groups, OrthogonalGroup
 from givens.optim import (
     SRCD,
     SRGD,
-    Adam,
-    AxisRMSProp,
     Block,
     Capture,
     Cyclic,
     GaussSouthwell,
     GradientView,
     Grouping,
-    Growing,
     Matching,
-    Momentum,
-    RMSProp,
-    Uniform,
 )
 from givens.optim.base import ManifoldOptimizer
 
@@ -34,12 +30,6 @@ RUNS = {
     "momentum": (2_000, lambda p: SRGD([p], 0.001, momentum=0.9)),
     "retraction": (2_000, lambda p: SRGD([p], 0.01, map="retr")),
 }
-
-
-def defect(p: torch.Tensor) -> float:
-    """max |xᵀx − I|, computed in float64."""
-    x = p.detach().double()
-    return float((x.mT @ x - torch.eye(x.shape[-1], dtype=torch.float64)).abs().max())
 
 
 def run(optimizer: ManifoldOptimizer, p: ManifoldParameter, steps: int) -> float:
@@ -71,29 +61,6 @@ def test_it_is_the_restoration_that_keeps_it_there(monkeypatch):
     assert run(SRGD([p], 0.01), p, 3_000) > 1e-6
 
 
-SELECTIONS = {
-    "uniform": Uniform(),
-    "cyclic": Cyclic(),
-    "gauss-southwell": GaussSouthwell(),
-    "block": Block(fraction=0.3),
-    "disjoint block": Block(size=2, disjoint=True),
-    "random matching": Matching("random"),
-    "round-robin matching": Matching("round-robin"),
-    "greedy matching": Matching("greedy"),
-    "random groups": Grouping(4, "random"),
-    "round-robin groups": Grouping(4, "round-robin"),
-    "greedy groups": Grouping(4, "greedy"),
-    "growing": Growing(every=10),
-    "capture": Capture(),
-    "srgd": None,
-}
-SCALINGS = {
-    "none": None,
-    "momentum": Momentum(),
-    "rmsprop": RMSProp(),
-    "adam": Adam(),
-    "axis-rmsprop": AxisRMSProp(),
-}
 # From angles that are lost in rounding to those of thousands of turns.
 RATES = (1e-7, 1e-5, 1e-3, 0.3, 3.0, 1e4)
 
@@ -114,18 +81,17 @@ def adversaries(p, steps):
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-@pytest.mark.parametrize("name", SELECTIONS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("dtype", "d", "allowed"),
     [(torch.float32, 7, 1e-6), (torch.float64, 4, 1e-13)],
 )
-def test_no_gradient_and_no_stepsize_takes_a_point_away(dtype, d, allowed, name, scaling):
+def test_no_gradient_and_no_stepsize_takes_a_point_away(dtype, d, allowed, method, scaling):
     manifold = OrthogonalGroup()
     x = manifold.random(5, d, d, dtype=dtype, generator=torch.Generator().manual_seed(d))
     p = ManifoldParameter(x, manifold=manifold)
     sign = torch.linalg.det(p.detach()).sign()
-    rule, scaling = SELECTIONS[name], SCALINGS[scaling]
-    optimizer = SRCD([p], 0.1, rule, scaling) if rule else SRGD([p], 0.1, scaling=scaling)
+    optimizer = build([p], 0.1, method, scaling)
     for optimizer.param_groups[0]["lr"] in RATES:
         for _ in adversaries(p, 8):
             optimizer.step()
@@ -135,15 +101,16 @@ def test_no_gradient_and_no_stepsize_takes_a_point_away(dtype, d, allowed, name,
 
 @pytest.mark.parametrize("d", [3, 64])
 @pytest.mark.parametrize(
-    "name", ["capture", "gauss-southwell", "greedy matching", "disjoint block"]
+    "selection",
+    [Capture(), GaussSouthwell(), Matching("greedy"), Block(size=1, disjoint=True)],
+    ids=repr,
 )
-def test_the_same_pair_may_be_chosen_for_ever(name, d):
+def test_the_same_pair_may_be_chosen_for_ever(selection, d):
     """By a choice that reads all derivatives; small angles are rounded in the same direction each time."""
     manifold = OrthogonalGroup()
     x = manifold.random(d, d, generator=torch.Generator().manual_seed(0))
     p = ManifoldParameter(x, manifold=manifold)
-    rule = Block(size=1, disjoint=True) if name == "disjoint block" else SELECTIONS[name]
-    optimizer = SRCD([p], 0.0, rule)
+    optimizer = SRCD([p], 0.0, selection)
     p.grad = torch.zeros(d, d)
     for optimizer.param_groups[0]["lr"] in (1e-7, 1e-6, 1e-5):
         for _ in range(64):

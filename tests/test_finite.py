@@ -6,21 +6,15 @@ import math
 import pytest
 import torch
 from geoopt import ManifoldParameter, Sphere
+from rules import Everything
 from torch import Tensor
 
-from givens.manifolds import All, CoordinateBlock, Groups, OrthogonalGroup
+from givens.manifolds import CoordinateBlock, Groups, OrthogonalGroup
 from givens.optim import SRCD, SRGD, Block, Cyclic, GaussSouthwell, GradientView, Uniform
 from givens.optim.base import ManifoldOptimizer
 
 MANIFOLD = OrthogonalGroup()
 BAD = [math.nan, math.inf, -math.inf]
-
-
-class Everything:
-    """A user's selection: all coordinates."""
-
-    def select(self, view: GradientView) -> CoordinateBlock:
-        return All()
 
 
 OPTIMIZERS = {

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import geoopt
 import pytest
@@ -11,11 +10,11 @@ from geoopt import ManifoldParameter
 from geoopt.optim import RiemannianSGD
 from hypothesis import given
 from hypothesis import strategies as st
+from rules import Everything
 from torch import Tensor
 
 from givens.manifolds import (
     All,
-    CoordinateBlock,
     CoordinateManifold,
     Coordinates,
     OrthogonalGroup,
@@ -319,14 +318,6 @@ class RotatedSphere(CoordinateManifold, geoopt.Sphere):
         e[number, pairs[:, 0], pairs[:, 1]] = 1
         e[number, pairs[:, 1], pairs[:, 0]] = -1
         return e
-
-
-@dataclass(frozen=True)
-class Everything:
-    """A user's selection: all coordinates."""
-
-    def select(self, view: GradientView) -> CoordinateBlock:
-        return All()
 
 
 SELECTIONS = [

@@ -10,6 +10,7 @@ import torch
 from geoopt import ManifoldParameter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules import Everything
 from strategies import DTYPES, Noise, batch_shapes, defect, dtypes, error, layouts, noises
 from torch import Tensor
 
@@ -566,13 +567,6 @@ def test_the_dominant_subspace(name):
         optimizer.step()
     assert float(GRASSMANN.dist(x.detach(), q[:, :p])) <= 1e-5
     assert defect(x) <= 1e-13
-
-
-class Everything:
-    """A user's selection: all coordinates."""
-
-    def select(self, view):
-        return All()
 
 
 class Pairs:

@@ -8,6 +8,7 @@ import torch
 from geoopt import ManifoldParameter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules import Everything
 from strategies import DTYPES, Noise, batch_shapes, dtypes, error, noises
 from torch import Tensor
 
@@ -318,13 +319,6 @@ def test_one_coordinate_never_waits_for_the_device(dtype):
 
 
 # Optimizers
-
-
-class Everything:
-    """A user's selection: all coordinates."""
-
-    def select(self, view: GradientView) -> CoordinateBlock:
-        return All()
 
 
 @every_power

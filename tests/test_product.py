@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import geoopt
 import pytest
@@ -10,6 +9,7 @@ import torch
 from geoopt import ManifoldParameter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules import Everything
 from strategies import DTYPES, Noise, batch_shapes, dtypes, error, noises
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -572,14 +572,6 @@ def test_one_coordinate_never_waits_for_the_device(kind, dtype):
 
 
 # Optimizers: as if the factors were parameters of their own
-
-
-@dataclass(frozen=True)
-class Everything:
-    """A user's selection: all coordinates."""
-
-    def select(self, view: GradientView) -> CoordinateBlock:
-        return All()
 
 
 def cost(parts: tuple[Tensor, ...], weights: list[Tensor]) -> Tensor:

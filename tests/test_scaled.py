@@ -9,12 +9,12 @@ import torch
 from geoopt import ManifoldParameter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules import Everything
 from strategies import DTYPES, Noise, batch_shapes, dtypes, error, noises
 from torch import Tensor
 
 from givens.manifolds import (
     All,
-    CoordinateBlock,
     CoordinateManifold,
     Coordinates,
     Euclidean,
@@ -219,13 +219,6 @@ def test_groups_are_those_of_the_base():
         manifold.derivatives(x, t.view(2, 4).repeat(2, 1), groups),
         base.derivatives(x, t.view(2, 4).repeat(2, 1), groups),
     )
-
-
-class Everything:
-    """A user's selection: all coordinates."""
-
-    def select(self, view: GradientView) -> CoordinateBlock:
-        return All()
 
 
 @pytest.mark.parametrize("name", ["Euclidean", "orthogonal", "sphere", "product", "scaled"])

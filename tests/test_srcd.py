@@ -10,13 +10,13 @@ import torch
 from geoopt import ManifoldParameter, Sphere
 from hypothesis import given
 from hypothesis import strategies as st
+from rules import Everything
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from givens.manifolds import (
-    All,
     CoordinateBlock,
     Coordinates,
     Euclidean,
@@ -31,14 +31,6 @@ RULES = [GaussSouthwell(), Uniform(), Cyclic()]
 seeds = st.integers(0, 2**32 - 1)
 dims = st.integers(2, 8)
 rates = st.floats(0.001, 2.0)
-
-
-@dataclass(frozen=True)
-class Everything:
-    """A user's selection: all coordinates."""
-
-    def select(self, view: GradientView) -> CoordinateBlock:
-        return All()
 
 
 @dataclass(frozen=True)

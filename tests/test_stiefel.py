@@ -11,6 +11,7 @@ import torch
 from geoopt import ManifoldParameter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules import Everything
 from strategies import DTYPES, Noise, batch_shapes, defect, dtypes, error, layouts, noises
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -838,13 +839,6 @@ def test_principal_components(name, metric):
     overlap = (q[:, :p].mT @ x.detach()).diagonal().abs()
     assert error(overlap, torch.ones(p)) <= 1e-6
     assert defect(x) <= 1e-13
-
-
-class Everything:
-    """A user's selection: all coordinates."""
-
-    def select(self, view):
-        return All()
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (5, 4), (4, 1), (4, 4)])

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules import Everything
 from strategies import Noise, noises
 from torch import Tensor
 
-from givens.manifolds import All, Groups, SpecialUnitaryGroup, UnitaryGroup, constrain
+from givens.manifolds import Groups, SpecialUnitaryGroup, UnitaryGroup, constrain
 from givens.optim import SRCD, SRGD, Block, GaussSouthwell, Uniform
 
 U, SU = UnitaryGroup(), SpecialUnitaryGroup()
@@ -31,11 +32,6 @@ def defect(group, x):
     x = x.detach().to(torch.complex128)
     unitary = error(x.mH @ x, torch.eye(x.shape[-1]))
     return max(unitary, error(torch.linalg.det(x), torch.ones(()))) if group is SU else unitary
-
-
-class Everything:
-    def select(self, view):
-        return All()
 
 
 class InGroups:
