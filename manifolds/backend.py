@@ -15,11 +15,11 @@ __all__ = ["kernels_for"]
 _LARGEST_BATCH = 65_535
 
 
-def kernels_for(*matrices: Tensor) -> ModuleType | None:
+def kernels_for(*matrices: Tensor, group: int = 2) -> ModuleType | None:
     """Return the module of kernels, if all `matrices` are such that it takes them, else None.
 
     It takes float32 and float64 on a GPU, of which no gradient is recorded, with strides that make one
-    dimension of the leading ones, and up to 65,535 matrices.
+    dimension of the leading ones, and up to 65,535 matrices; and groups of columns up to a size.
     """
     x = matrices[0]
     if not _on_gpu(x) or x.dtype not in (torch.float32, torch.float64):
@@ -30,7 +30,8 @@ def kernels_for(*matrices: Tensor) -> ModuleType | None:
         return None
     if torch.compiler.is_compiling() or not all(map(_one_batch, matrices)):
         return None
-    return _kernels()
+    kernels = _kernels()
+    return None if kernels is None or group > kernels.LARGEST_GROUP else kernels
 
 
 def _on_gpu(x: Tensor) -> bool:

@@ -95,8 +95,7 @@ class RotationCoordinates(CoordinateManifold):
             j, l = (a.expand(*y.shape[:-2], a.shape[-1]) for a in block.axes.unbind(-1))
             return self.group_matrices(x, self._slopes(y, g, j, l).unsqueeze(-1), 2)
         if isinstance(block, Groups):
-            kernels = kernels_for(y, g)
-            if kernels is not None and block.axes.shape[-1] <= kernels.LARGEST_GROUP:
+            if (kernels := kernels_for(y, g, group=block.axes.shape[-1])) is not None:
                 axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
                 return cast(Tensor, kernels.group_slopes(y, g, axes)).mul_(self.radians)
             a = take_groups(y, block.axes).mT @ take_groups(g, block.axes)
@@ -159,8 +158,7 @@ class RotationCoordinates(CoordinateManifold):
                 rotate_columns_(y, j, l, t[..., 0, 1].double().expand(j.shape) * self.radians)
                 return x
             turn = expm1(t.to(x.dtype) * self.radians)
-            kernels = kernels_for(y)
-            if kernels is not None and block.axes.shape[-1] <= kernels.LARGEST_GROUP:
+            if (kernels := kernels_for(y, group=block.axes.shape[-1])) is not None:
                 axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
                 kernels.turn_groups_(y, axes, turn)
                 return x
