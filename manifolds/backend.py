@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from functools import cache
 from types import ModuleType
@@ -9,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-__all__ = ["kernels_for"]
+__all__ = ["kernels_for", "load", "on_gpu"]
 
 # Matrices that one launch takes: the limit of CUDA's second and third dimension of a grid.
 _LARGEST_BATCH = 65_535
@@ -19,10 +20,11 @@ def kernels_for(*matrices: Tensor, group: int = 2) -> ModuleType | None:
     """Return the module of kernels, if all `matrices` are such that it takes them, else None.
 
     It takes float32 and float64 on a GPU, of which no gradient is recorded, with strides that make one
-    dimension of the leading ones, and up to 65,535 matrices; and groups of columns up to a size.
+    dimension of the leading ones, and up to 65,535 matrices; and groups of columns up to a size, in
+    float32: older releases of Triton have no product of float64 matrices.
     """
     x = matrices[0]
-    if not _on_gpu(x) or x.dtype not in (torch.float32, torch.float64):
+    if not on_gpu(x) or x.dtype not in (torch.float32, torch.float64):
         return None
     if torch.is_grad_enabled() and any(matrix.requires_grad for matrix in matrices):
         return None
@@ -30,12 +32,24 @@ def kernels_for(*matrices: Tensor, group: int = 2) -> ModuleType | None:
         return None
     if torch.compiler.is_compiling() or not all(map(_one_batch, matrices)):
         return None
-    kernels = _kernels()
-    return None if kernels is None or group > kernels.LARGEST_GROUP else kernels
+    kernels = load("givens.manifolds.kernels")
+    if kernels is None or (group > 2 and x.dtype != torch.float32):
+        return None
+    return kernels if group <= kernels.LARGEST_GROUP else None
 
 
-def _on_gpu(x: Tensor) -> bool:
+def on_gpu(x: Tensor) -> bool:
+    """Whether kernels can run where a tensor is; tests replace it to run them in Triton's interpreter."""
     return x.is_cuda
+
+
+@cache
+def load(kernels: str) -> ModuleType | None:
+    """Import a module of kernels; None without Triton, which comes with torch where that has CUDA."""
+    try:
+        return importlib.import_module(kernels)
+    except ImportError:
+        return None
 
 
 def _one_batch(x: Tensor) -> bool:
@@ -43,12 +57,3 @@ def _one_batch(x: Tensor) -> bool:
     sizes, strides = x.shape[:-2], x.stride()[:-2]
     outer = zip(strides, strides[1:], sizes[1:], strict=False)
     return all(stride == inner * size for stride, inner, size in outer)
-
-
-@cache
-def _kernels() -> ModuleType | None:
-    try:
-        from . import kernels
-    except ImportError:  # no Triton: it comes with torch where that has CUDA
-        return None
-    return kernels

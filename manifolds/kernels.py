@@ -155,7 +155,7 @@ def group_slopes(x: Tensor, g: Tensor, axes: Tensor) -> Tensor:
     Parameters
     ----------
     x, g : Tensor
-        Shape ``(..., m, n)``, float32 or float64, strides as for :func:`slopes`.
+        Shape ``(..., m, n)``, float32, strides as for :func:`slopes`.
     axes : Tensor
         int64 columns, shape ``(..., k, r)`` with the leading dimensions of `x`, r <= 64.
 
@@ -187,7 +187,7 @@ def turn_groups_(x: Tensor, axes: Tensor, increments: Tensor) -> Tensor:
     Parameters
     ----------
     x : Tensor
-        Shape ``(..., m, n)``, float32 or float64, strides as for :func:`slopes`.
+        Shape ``(..., m, n)``, float32, strides as for :func:`slopes`.
     axes : Tensor
         int64 columns, shape ``(..., k, r)`` with the leading dimensions of `x`, r <= 64; none twice.
     increments : Tensor
@@ -406,7 +406,7 @@ def _group_slopes_kernel(
         within = inside[:, None] & (rows < bottom)[None, :]
         a = tl.load(x + rows[None, :] * xm, mask=within, other=0.0)
         b = tl.load(g + rows[None, :] * gm, mask=within, other=0.0)
-        product += tl.dot(a, tl.trans(b), input_precision="ieee", out_dtype=a.dtype)
+        product += tl.dot(a, tl.trans(b), input_precision="ieee")
     to = ((part * batches + batch) * k + group) * r * r
     mask = inside[:, None] & inside[None, :]
     tl.store(out + to + place[:, None] * r + place[None, :], product, mask=mask)
@@ -429,5 +429,5 @@ def _turn_groups_kernel(
     e = tl.load(e, mask=inside[:, None] & inside[None, :], other=0.0)
     a = tl.load(x, mask=within, other=0.0)
     # (X·E)ᵀ = Eᵀ·Xᵀ: the rows of the tile are the columns of x.
-    a += tl.dot(tl.trans(e), a, input_precision="ieee", out_dtype=a.dtype)
+    a += tl.dot(tl.trans(e), a, input_precision="ieee")
     tl.store(x, a, mask=within)

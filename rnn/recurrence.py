@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .backend import kernels_for
 from .modrelu import modrelu
 
 __all__ = ["NONLINEARITIES", "recurrence", "recurrence_", "recurrence_reference"]
@@ -157,6 +158,9 @@ class _Recurrence(torch.autograd.Function):
     def forward(
         input: Tensor, weight: Tensor, hx: Tensor, bias: Tensor | None, nonlinearity: str
     ) -> Tensor:
+        if (kernels := kernels_for(input)) is not None:
+            kernels.forward_(input, weight, hx, bias, nonlinearity)
+            return input
         sign = torch.empty(hx.shape, dtype=hx.dtype, device=hx.device)
         h = hx
         for z in input.unbind():
@@ -205,11 +209,48 @@ def _gradients(
     """Return the gradients of input, weight, hx and bias; all but the first only if needed."""
     _, need_weight, need_hx, need_bias, _ = needed
 
-    # Derivatives of the loss by z_t = u_t + h_{t−1} Wᵀ: dz_t = φ′(z_t)·(g_t + dz_{t+1} W̄).
-    grad_z = grad_output.clone(memory_format=torch.contiguous_format)
     conjugate = weight.conj().resolve_conj()
-    factor = torch.empty(hx.shape, dtype=hx.dtype, device=hx.device)
-    bias_rows = torch.zeros_like(factor, dtype=hx.dtype.to_real()) if need_bias else None
+    if (kernels := kernels_for(output)) is not None:
+        grad_z, bias_rows = kernels.backward(
+            grad_output, weight, output, nonlinearity, bias=need_bias
+        )
+    else:
+        grad_z, bias_rows = _backward(
+            grad_output, conjugate, output, bias, nonlinearity, need_bias=need_bias
+        )
+
+    grad_weight = None
+    if need_weight:
+        d = weight.shape[-1]
+        grad_weight = torch.zeros_like(weight)
+        # The conjugate of dzᵀ h̄: BLAS has a product for dzᴴ h.
+        grad_weight.addmm_(grad_z[1:].view(-1, d).mH, output[:-1].view(-1, d))
+        grad_weight.addmm_(grad_z[0].mH, hx)
+        grad_weight = torch.conj_physical(grad_weight)
+    return [
+        grad_z,
+        grad_weight,
+        grad_z[0] @ conjugate if need_hx else None,
+        None if bias_rows is None else bias_rows.sum(0),
+    ]
+
+
+def _backward(
+    grad_output: Tensor,
+    conjugate: Tensor,
+    output: Tensor,
+    bias: Tensor | None,
+    nonlinearity: str,
+    *,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the derivatives by z_t = u_t + h_{t−1} Wᵀ, and those by the bias in every row.
+
+    dz_t = φ′(z_t)·(g_t + dz_{t+1} W̄), from the last step to the first.
+    """
+    grad_z = grad_output.clone(memory_format=torch.contiguous_format)
+    factor = torch.empty_like(output[0])
+    bias_rows = torch.zeros_like(factor, dtype=output.dtype.to_real()) if need_bias else None
     later = torch.zeros_like(factor)
     for dz, h in zip(reversed(grad_z.unbind()), reversed(output.unbind()), strict=True):
         dz.addmm_(later, conjugate)
@@ -228,21 +269,7 @@ def _gradients(
         elif nonlinearity == "tanh":
             dz.addcmul_(dz, torch.mul(h, h, out=factor), value=-1)
         later = dz
-
-    grad_weight = None
-    if need_weight:
-        d = weight.shape[-1]
-        grad_weight = torch.zeros_like(weight)
-        # The conjugate of dzᵀ h̄: BLAS has a product for dzᴴ h.
-        grad_weight.addmm_(grad_z[1:].view(-1, d).mH, output[:-1].view(-1, d))
-        grad_weight.addmm_(grad_z[0].mH, hx)
-        grad_weight = torch.conj_physical(grad_weight)
-    return [
-        grad_z,
-        grad_weight,
-        later @ conjugate if need_hx else None,
-        None if bias_rows is None else bias_rows.sum(0),
-    ]
+    return grad_z, bias_rows
 
 
 def _complex_modrelu_(z: Tensor, bias: Tensor) -> None:

@@ -38,7 +38,7 @@ from givens.optim import SRCD, SRGD, Adam, Cyclic, Matching
 
 Optimizers = list[torch.optim.Optimizer]
 Make = Callable[[list[nn.Conv2d], float], Optimizers]
-GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+GRID = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 BATCH = 64
 
 
