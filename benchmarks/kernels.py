@@ -1,7 +1,9 @@
-"""Time of one optimizer step on a GPU, and its ratio to the limit that memory sets.
+"""Times on a GPU: of one optimizer step, beside what memory allows, and of the recurrence of an RNN.
 
-The limit is the bytes that a step has to move over the bandwidth of a copy, measured in the same run. Before
-it is timed, every step is compared with float64 on fresh numbers.
+The limit of a step is the bytes that it has to move over the bandwidth of a copy, measured in the same run.
+The recurrence runs forward and backward (input product, states, loss, all gradients) as one launch each,
+as a loop of calls, and, with ReLU, as cuDNN's RNN, which has no orthogonal weight. Before it is timed,
+everything is compared with float64 on fresh numbers.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import click
 import torch
 from geoopt import ManifoldParameter
 from report import console, output_option, show_machine, show_table, write_json
-from torch import Tensor
+from torch import Tensor, nn
 
-from givens.manifolds import OrthogonalGroup
+from givens.manifolds import OrthogonalGroup, backend
 from givens.optim import SRCD, SRGD, Adam, GaussSouthwell, Grouping, Matching, Uniform
+from givens.rnn import OrthogonalRNN
 
 # Name: optimizer of a parameter, and the d×d matrices that a step has to read or write.
 METHODS: dict[str, tuple[Callable[[Tensor, float], torch.optim.Optimizer], float]] = {
@@ -76,8 +79,14 @@ def point(d: int, device: torch.device, layout: str, dtype: torch.dtype) -> Mani
     "--sizes", default="190,1024,2048,4096,8192", show_default=True, help="Sizes d of the matrices."
 )
 @click.option("--repeats", default=30, show_default=True, help="Steps that are timed.")
+@click.option(
+    "--hidden", default="64,128,190,224,256", show_default=True, help="Hidden sizes of the RNN."
+)
+@click.option("--length", default=1000, show_default=True, help="Steps of its sequences.")
 @output_option
-def main(device: str, sizes: str, repeats: int, output: Path) -> None:  # noqa: D103
+def main(  # noqa: D103
+    device: str, sizes: str, repeats: int, hidden: str, length: int, output: Path
+) -> None:
     place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise click.ClickException(
@@ -105,7 +114,63 @@ def main(device: str, sizes: str, repeats: int, output: Path) -> None:  # noqa: 
             for r in rows
         ],
     )
-    write_json(output / "kernels.json", {"device": device, "rows": rows})
+    recurrences = [
+        recur(d, nonlinearity, length, place, repeats)
+        for d in map(int, hidden.split(","))
+        for nonlinearity in ("modrelu", "relu")
+    ]
+    ways = ("launch", "loop", "cuDNN")
+    show_table(
+        f"Recurrence, forward and backward, batch {BATCH}, {length} steps, float32, ms",
+        ["φ", "d", *ways, "error, launch", "error, loop"],
+        [
+            [
+                *(r["nonlinearity"], str(r["d"])),
+                *(f"{r[way]:.3f}" if way in r else "" for way in ways),
+                *(f"{r[f'error, {way}']:.0e}" for way in ways[:2]),
+            ]
+            for r in recurrences
+        ],
+    )
+    write_json(
+        output / "kernels.json", {"device": device, "rows": rows, "recurrences": recurrences}
+    )
+
+
+BATCH = 128
+
+
+def recur(
+    d: int, nonlinearity: str, length: int, place: torch.device, repeats: int
+) -> dict[str, object]:
+    """Compare gradients of a layer with float64, and time it in every way that there is."""
+    torch.manual_seed(d)
+    layer = OrthogonalRNN(10, d, nonlinearity=nonlinearity, device=place)
+    short, long = (torch.randn(steps, BATCH, 10, device=place) for steps in (20, length))
+
+    def run(module: nn.Module, x: Tensor) -> None:
+        module.zero_grad()
+        module(x)[0].square().mean().backward()
+
+    def gradients(dtype: torch.dtype) -> list[Tensor]:
+        run(layer.to(dtype), short.to(dtype))
+        result = [p.grad.detach().double().clone() for p in layer.parameters()]
+        layer.to(torch.float32)
+        return result
+
+    result: dict[str, object] = {"d": d, "nonlinearity": nonlinearity, "length": length}
+    exact, on_gpu = gradients(torch.float64), backend.on_gpu
+    for way, kernels in (("launch", on_gpu), ("loop", lambda _: False)):
+        backend.on_gpu = kernels
+        pairs = zip(gradients(torch.float32), exact, strict=True)
+        result[f"error, {way}"] = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+        few = repeats if way == "launch" else 3
+        result[way] = milliseconds(lambda: run(layer, long), place, few)
+    backend.on_gpu = on_gpu
+    if nonlinearity == "relu":
+        other = nn.RNN(10, d, nonlinearity="relu", device=place)
+        result["cuDNN"] = milliseconds(lambda: run(other, long), place, repeats)
+    return result
 
 
 def measure(
