@@ -4,6 +4,8 @@ from .averaging import AveragedModel
 from .gradient import GradientView
 from .grouping import Grouping, Matching
 from .growing import Capture, Growing
+from .line import Line, Trial
+from .line_search import Armijo, LineSearch, Trigonometric
 from .moments import Moments
 from .random import Randomness
 from .scaling import Adam, AxisRMSProp, Momentum, RMSProp, Scaling
@@ -16,6 +18,7 @@ __all__ = [
     "SRCD",
     "SRGD",
     "Adam",
+    "Armijo",
     "AveragedModel",
     "AxisRMSProp",
     "Block",
@@ -25,6 +28,8 @@ __all__ = [
     "GradientView",
     "Grouping",
     "Growing",
+    "Line",
+    "LineSearch",
     "Matching",
     "Moments",
     "Momentum",
@@ -34,5 +39,7 @@ __all__ = [
     "Rule",
     "Scaling",
     "Selection",
+    "Trial",
+    "Trigonometric",
     "Uniform",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import geoopt
@@ -19,53 +18,18 @@ from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates, Groups
 from ..manifolds.rules import GradientRule
 from ..manifolds.shards import check_sharding, is_sharded, local
 from .finite import FiniteGuard, longest, raise_not_finite, raise_overflow
+from .line import Line
+from .line_search import LineSearch
 from .replicas import Replicas, digest
 from .scaling import Scaling
 from .shards import ParameterState, add_over_shards
-from .times import Store, scaled, times
+from .times import Store, nothing, scaled, times
+from .update import Change, Update
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["Change", "ManifoldOptimizer", "Update"]
-
-
-@dataclass
-class Change:
-    """The change of one parameter and its state, computed and not yet made.
-
-    Attributes
-    ----------
-    make : callable
-        Makes it. Nothing that can fail is left to it.
-    made : Tensor, optional
-        The times or the new value, which the host checks; None where a device does, as it moves.
-    limit : float
-        What their absolute values must stay below.
-    """
-
-    make: Callable[[], None]
-    made: Tensor | None = None
-    limit: float = math.inf
-
-
-@dataclass
-class Update:
-    """The prepared update of one parameter.
-
-    Attributes
-    ----------
-    compute : callable
-        Computes it, given the derivatives, and changes nothing.
-    derivatives : Tensor, optional
-        The derivatives that it reads; None where a device reads them as it moves.
-    own : bool
-        Whether they are this process's alone, to be averaged over all.
-    """
-
-    compute: Callable[[Tensor | None], Change]
-    derivatives: Tensor | None = None
-    own: bool = False
+__all__ = ["ManifoldOptimizer"]
 
 
 # How many steps there are between restorations at most, where a step costs products of whole points
@@ -76,7 +40,7 @@ _DENSE_STEPS = 2
 _RANKED_STEPS = 8
 
 # The options of a group that are strategy objects: a saved state holds their text.
-_STRATEGIES = {"selection", "scaling"}
+_STRATEGIES = {"selection", "scaling", "line_search"}
 
 
 class ManifoldOptimizer(Optimizer):
@@ -142,6 +106,17 @@ class ManifoldOptimizer(Optimizer):
                 f"scaling={scaling!r}: expected an object with a method scale(derivatives, moments), such "
                 "as Adam() or RMSProp()"
             )
+        search = group["line_search"]
+        if search is not None and (isinstance(search, type) or not isinstance(search, LineSearch)):
+            raise TypeError(
+                f"line_search={search!r}: expected an object with a method search(line), such as Armijo() or "
+                "Trigonometric()"
+            )
+        if search != self.param_groups[0]["line_search"]:
+            raise ValueError(
+                f"line_search={search} in one group and {self.param_groups[0]['line_search']} in another: "
+                "all parameters share one search"
+            )
         lr = group["lr"]
         if isinstance(lr, Tensor) and lr.device.type != "cpu":
             return
@@ -161,6 +136,11 @@ class ManifoldOptimizer(Optimizer):
             return
         if is_sharded(p):
             check_sharding(p, manifold.ndim)
+            if group["line_search"] is not None:
+                raise TypeError(
+                    f"the sharded parameter of shape {tuple(p.shape)} cannot have line_search="
+                    f"{group['line_search']}: no process has the whole step. Give a schedule of lr instead"
+                )
         ok, reason = manifold.check_point_on_manifold(local(p.detach()), explain=True)
         if not ok:
             raise ValueError(
@@ -189,7 +169,8 @@ class ManifoldOptimizer(Optimizer):
         Parameters
         ----------
         closure : callable, optional
-            Evaluates the model, with gradients, and returns the loss.
+            Evaluates the model, with gradients, and returns the loss. With `line_search` it is needed,
+            and called again at every trial point.
 
         Returns
         -------
@@ -202,14 +183,19 @@ class ManifoldOptimizer(Optimizer):
             than ε√max of the parameter's type, a new value or an average that a scaling keeps is not
             finite. On a CPU, and with ``strict=True``, nothing has been changed then; otherwise see
             :meth:`check_finite`.
+        TypeError
+            With `line_search`, if there is no closure, or it returns no number.
         RuntimeError
             If a gradient is sparse, or a parameter has lost its manifold; or, with a process group, if a
             manifold parameter has no gradient, or, at the first step, if the processes differ (see
             :meth:`check_replicas`). Nothing has been changed.
         ValueError
-            If something else has written values into a parameter that are no point of its manifold.
-            Nothing has been changed.
+            If something else has written values into a parameter that are no point of its manifold, or
+            `line_search` cannot take this step. Nothing has been changed.
         """
+        search = self.param_groups[0]["line_search"]
+        if search is not None:
+            self._check_searchable(closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -233,13 +219,106 @@ class ManifoldOptimizer(Optimizer):
             updates.append(self._prepare(number, group, p, local_gradient(p)))
         self._average(updates)
         self._check_finite(parameters, updates)
-        changes = [update.compute(update.derivatives) for update in updates]
-        self._check_overflow(parameters, changes)
-        for (_, _, p), change in zip(parameters, changes, strict=True):
-            change.make()
-            self._marks[p] = _mark(p)
+        if search is not None and closure is not None:
+            self._search(search, closure, loss, parameters, updates)
+        else:
+            changes = [update.compute(update.derivatives, 1.0) for update in updates]
+            self._check_overflow(parameters, changes)
+            self._make(parameters, changes)
         self._guard.publish()
         return loss
+
+    def _make(
+        self,
+        parameters: list[tuple[int, dict[str, Any], Tensor]],
+        changes: list[Change],
+        *,
+        moving: bool = True,
+    ) -> None:
+        """Make changes, or, of points that stay, those of the state alone."""
+        for (_, _, p), change in zip(parameters, changes, strict=True):
+            if moving:
+                change.move()
+            change.keep()
+            self._marks[p] = _mark(p)
+
+    def _check_searchable(self, closure: Callable[[], Any] | None) -> None:
+        """Raise before a line search, which needs a closure and one objective."""
+        if closure is None:
+            search = self.param_groups[0]["line_search"]
+            raise TypeError(
+                f"line_search={search} evaluates the objective at several points: call step(closure) with a "
+                "function that clears the gradients, computes the loss, calls its backward() and returns it"
+            )
+        if len({bool(group["maximize"]) for group in self.param_groups}) > 1:
+            raise ValueError(
+                "a line search needs one objective: maximize is True in one group and False in another"
+            )
+
+    def _search(
+        self,
+        search: LineSearch,
+        closure: Callable[[], Any],
+        loss: Any,
+        parameters: list[tuple[int, dict[str, Any], Tensor]],
+        updates: list[Update],
+    ) -> None:
+        """Take as much of a step as a line search says."""
+        sign = -1.0 if self.param_groups[0]["maximize"] else 1.0
+        value = sign * self._number(loss)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the closure returns {sign * value} where the step begins, so {search} has nothing to "
+                "compare with; parameters and state are unchanged"
+            )
+
+        def objective(grad: bool) -> float:
+            with torch.set_grad_enabled(grad):
+                return sign * self._number(closure())
+
+        every = [p for group in self.param_groups for p in group["params"]]
+        gradients = [p.grad for p in every]
+        line = Line(
+            [p for _, _, p in parameters],
+            updates,
+            objective,
+            value=value,
+            last=self.param_groups[0].get("factor", 1.0),
+        )
+        try:
+            # What a closure clears or adds up at a trial point is not what the step reads.
+            for p in every:
+                p.grad = None
+            trial = search.search(line)
+        finally:
+            for p, gradient in zip(every, gradients, strict=True):
+                p.grad = gradient
+            for _, _, p in parameters:
+                self._marks[p] = _mark(p)
+        if trial is None:
+            changes = [update.compute(update.derivatives, 0.0) for update in updates]
+        else:
+            changes = trial.changes
+        self._check_overflow(parameters, changes)
+        self._make(parameters, changes, moving=trial is not None)
+        if trial is not None and trial.factor is not None:
+            for group in self.param_groups:
+                group["factor"] = trial.factor
+
+    def _number(self, loss: Any) -> float:
+        """Return the loss as a number, the mean over the processes of a distributed run."""
+        try:
+            number = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"the closure returns {loss!r}, where a line search needs the loss, one real number"
+            ) from error
+        if self._replicas is None:
+            return number
+        device = self.param_groups[0]["params"][0].device
+        return float(
+            self._replicas.average(torch.tensor(number, dtype=torch.float64, device=device))
+        )
 
     def _check_written(self, number: int, group: dict[str, Any], p: Tensor) -> None:
         """Check a parameter again if something else has written to it since the last step."""
@@ -287,11 +366,9 @@ class ManifoldOptimizer(Optimizer):
         self, parameters: list[tuple[int, dict[str, Any], Tensor]], changes: list[Change]
     ) -> None:
         """Raise FloatingPointError, in all processes, if a change that the host checks overflows."""
-        counts = []
-        for change in changes:
-            small = None if change.made is None else change.made.abs() < change.limit
-            counts.append(0 if small is None or bool(small.all()) else int((~small).sum()))
-        counts = add_over_shards(counts, [p for _, _, p in parameters])
+        counts = add_over_shards(
+            [change.refused for change in changes], [p for _, _, p in parameters]
+        )
         for count, (number, group, p), change in zip(counts, parameters, changes, strict=True):
             if count and change.made is not None:
                 raise_overflow(count, change.made, _describe(number, group, p))
@@ -410,28 +487,48 @@ class ManifoldOptimizer(Optimizer):
             state["step"] = step + 1
             self._restore(group, p, manifold, block, ranked=ranked)
 
-        def unchecked(read: Tensor | None) -> Change:
+        def unchecked(read: Tensor | None, _: float) -> Change:
             def descend() -> None:
                 if read is None:
                     manifold.descend_(x, grad, block, descent)
                 else:
                     manifold.move_(x, block, guarded(whole(read), manifold.step_scale(x, block)))
-                finish()
 
-            return Change(descend)
+            return Change(descend, finish)
 
-        def checked(read: Tensor | None) -> Change:
-            assert read is not None  # `derivatives` has been called
-            t, store = rule(whole(read), manifold.step_scale(x, block))
-
+        def follow(read: Tensor, t: Tensor, direction: Tensor, store: Store) -> Change:
             def move() -> None:
                 manifold.move_(x, block, t)
+
+            def keep() -> None:
                 store(None)
                 finish()
 
-            return Change(move, t, longest(t.dtype))
+            def slope() -> float:
+                # The derivatives are those of what falls, or of what rises.
+                downwards = math.copysign(1.0, -float(lr))
+                first, second = whole(read), direction
+                if isinstance(block, Groups):
+                    first, second = (manifold.group_values(x, m) for m in (first, second))
+                return downwards * inner(first, second)
 
-        return Update(checked if by_host else unchecked, read, own)
+            return Change(move, keep, t, longest(t.dtype), slope)
+
+        def checked(read: Tensor | None, factor: float) -> Change:
+            assert read is not None  # `derivatives` has been called
+            t, store = rule(whole(read), manifold.step_scale(x, block))
+            return follow(read, t if factor == 1 else factor * t, t, store)
+
+        def turn(read: Tensor | None, angle: float) -> Change:
+            assert read is not None
+            assert manifold.radians is not None
+            t = torch.full_like(read, angle / manifold.radians, dtype=torch.float64)
+            unit = torch.full_like(t, 1 / manifold.radians)
+            return follow(read, t, unit, nothing)
+
+        alone = isinstance(block, Coordinates) and block.index.numel() == 1
+        turns = by_host and alone and manifold.radians is not None and group["scaling"] is None
+        return Update(checked if by_host else unchecked, read, own, turn if turns else None)
 
     def _prepare_unconstrained(
         self, group: dict[str, Any], p: Tensor, grad: Tensor, lr: float | Tensor
@@ -441,29 +538,39 @@ class ManifoldOptimizer(Optimizer):
         scaling = group["scaling"]
         x, state = local(p), ParameterState(self.state, p)
 
-        def compute(_: Tensor | None) -> Change:
+        def compute(_: Tensor | None, factor: float) -> Change:
             direction, store, step = grad, None, state.get("step", 0)
             if scaling is not None:
                 direction, store = scaled(grad, scaling, state=state, step=step)
-            new = x + lr * direction if isinstance(lr, Tensor) else x.add(direction, alpha=lr)
+            rate = factor * lr
+            new = x + rate * direction if isinstance(rate, Tensor) else x.add(direction, alpha=rate)
+            admitted = None
 
-            def make() -> None:
+            def move() -> None:
+                nonlocal admitted
                 admitted = None if by_host else self._guard.admit(grad, new).all()
                 x.copy_(new if admitted is None else torch.where(admitted, new, x))
+
+            def keep() -> None:
                 if store is not None:
                     store(admitted)
                     state["step"] = step + 1
 
-            return Change(make, new if by_host else None)
+            def slope() -> float:
+                return -abs(float(lr)) * inner(grad, direction)
+
+            return Change(move, keep, new if by_host else None, slope=slope)
 
         return Update(compute, grad if by_host else None)
 
     def _checked_by_host(self, group: dict[str, Any], p: Tensor) -> bool:
         """Whether the derivatives of a parameter are checked before anything is changed.
 
-        Those of a sharded one always are: the processes have to agree.
+        Those of a sharded one always are: the processes have to agree. A line search waits for a device
+        anyway.
         """
-        return p.device.type == "cpu" or bool(group["strict"]) or is_sharded(p)
+        waits = bool(group["strict"]) or group["line_search"] is not None
+        return p.device.type == "cpu" or waits or is_sharded(p)
 
     def _restore(
         self,
@@ -578,6 +685,12 @@ def local_gradient(p: Tensor) -> Tensor:
     if is_sharded(p) and p.grad.placements != p.placements:  # type: ignore[attr-defined]
         return local(p.grad.redistribute(p.device_mesh, p.placements))  # type: ignore[attr-defined]
     return local(p.grad)
+
+
+def inner(u: Tensor, v: Tensor) -> float:
+    """Real inner product of two vectors."""
+    wide = torch.promote_types(u.dtype, torch.float64)
+    return float((u.to(wide).conj() * v).real.sum())
 
 
 def _mark(p: Tensor) -> tuple[object, ...]:

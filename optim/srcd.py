@@ -9,11 +9,13 @@ from torch import Tensor
 
 from ..manifolds import CoordinateManifold
 from ..manifolds.shards import first_point, is_sharded, local
-from .base import ManifoldOptimizer, Update, manifold_of
+from .base import ManifoldOptimizer, manifold_of
 from .gradient import GradientView
+from .line_search import LineSearch
 from .scaling import Scaling
 from .selection import Selection, Uniform
 from .shards import ParameterState
+from .update import Update
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -43,6 +45,9 @@ class SRCD(ManifoldOptimizer):
         How far it moves along each: :class:`Momentum`, :class:`RMSProp`, :class:`Adam`,
         :class:`AxisRMSProp`, or any object with a method ``scale(derivatives, moments)``. On a
         parameter without a manifold they are torch's own. By default the derivatives themselves.
+    line_search : LineSearch, optional
+        How much of a step is taken: :class:`Armijo`, :class:`Trigonometric`, or any object with a method
+        ``search(line)``, for ``step(closure)``. Without one the stepsize is `lr`.
     maximize : bool
         Ascend instead of descend.
     seed : int
@@ -97,6 +102,7 @@ class SRCD(ManifoldOptimizer):
         selection: Selection | None = None,
         scaling: Scaling | None = None,
         *,
+        line_search: LineSearch | None = None,
         maximize: bool = False,
         seed: int = 0,
         strict: bool = False,
@@ -106,6 +112,7 @@ class SRCD(ManifoldOptimizer):
             "lr": lr,
             "selection": Uniform() if selection is None else selection,
             "scaling": scaling,
+            "line_search": line_search,
             "maximize": maximize,
             "seed": seed,
         }

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..manifolds import All, CoordinateManifold
 from ..manifolds.shards import local
-from .base import Change, ManifoldOptimizer, Update, manifold_of
+from .base import ManifoldOptimizer, inner, manifold_of
+from .line_search import LineSearch
 from .scaling import Scaling
 from .shards import ParameterState
+from .update import Change, Update
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -47,6 +49,8 @@ class SRGD(ManifoldOptimizer):
         An adaptive rule in place of `momentum`: :class:`Momentum`, :class:`RMSProp`, :class:`Adam`,
         … Acts on the derivatives along all coordinates, so it needs a manifold that has coordinates
         (those of givens), and memory for as many numbers.
+    line_search : LineSearch, optional
+        How much of a step is taken: :class:`Armijo`, for ``step(closure)``. Without one the stepsize is `lr`.
     map : {"expmap", "retr"}
         Which of the manifold's maps takes the step: the exponential as in the paper, or the retraction.
         With ``"retr"`` and without momentum the steps are those of ``geoopt.optim.RiemannianSGD``.
@@ -82,6 +86,7 @@ class SRGD(ManifoldOptimizer):
         *,
         maximize: bool = False,
         scaling: Scaling | None = None,
+        line_search: LineSearch | None = None,
         map: str = "expmap",
         strict: bool = False,
         process_group: ProcessGroup | None = None,
@@ -94,6 +99,7 @@ class SRGD(ManifoldOptimizer):
             "nesterov": nesterov,
             "maximize": maximize,
             "scaling": scaling,
+            "line_search": line_search,
             "map": map,
         }
         super().__init__(params, defaults, strict=strict, process_group=process_group)
@@ -111,6 +117,11 @@ class SRGD(ManifoldOptimizer):
             raise ValueError(
                 f"scaling={group['scaling']} steps along all coordinates, by the exponential: leave out "
                 "momentum (there is scaling=Momentum(…)) and map"
+            )
+        if group["line_search"] is not None and group["weight_decay"]:
+            raise ValueError(
+                f"line_search={group['line_search']} compares what the closure returns, of which "
+                "weight_decay is no part: add the penalty to the loss"
             )
         if group["map"] not in ("expmap", "retr"):
             raise ValueError(f"map={group['map']!r}: expected 'expmap' or 'retr'")
@@ -141,7 +152,7 @@ class SRGD(ManifoldOptimizer):
 
         by_host = self._checked_by_host(group, p)
 
-        def compute(_: Tensor | None) -> Change:
+        def compute(_: Tensor | None, factor: float) -> Change:
             velocity = rgrad
             buffer = kept = state.get("momentum_buffer")
             if group["momentum"]:
@@ -150,26 +161,28 @@ class SRGD(ManifoldOptimizer):
                 else:
                     buffer = group["momentum"] * kept + (1 - group["dampening"]) * rgrad
                 velocity = rgrad + group["momentum"] * buffer if group["nesterov"] else buffer
-            u = -group["lr"] * velocity
+            u = -(factor * group["lr"]) * velocity
             if not group["momentum"]:
                 new = getattr(manifold, group["map"])(x, u)
             else:
                 new, buffer = getattr(manifold, f"{group['map']}_transp")(x, u, buffer)
                 new = torch.where(buffer.isfinite(), new, torch.nan)
 
-            def make() -> None:
-                moved, carried = new, buffer
+            def move() -> None:
+                nonlocal new, buffer
                 if not by_host:
                     admitted = self._guard.admit(rgrad, new).all()
-                    moved = torch.where(admitted, new, x)
-                    if carried is not None:
-                        carried = torch.where(admitted, carried, 0.0 if kept is None else kept)
-                x.copy_(moved)
-                if carried is not None:
-                    state["momentum_buffer"] = carried
+                    new = torch.where(admitted, new, x)
+                    if buffer is not None:
+                        buffer = torch.where(admitted, buffer, 0.0 if kept is None else kept)
+                x.copy_(new)
+
+            def keep() -> None:
+                if buffer is not None:
+                    state["momentum_buffer"] = buffer
                 self._restore(group, p, manifold, All())
 
-            return Change(make, new if by_host else None)
+            return Change(move, keep, new if by_host else None, slope=lambda: inner(grad, u))
 
         return Update(compute, rgrad if by_host else None)
 

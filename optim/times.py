@@ -12,7 +12,7 @@ from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates, G
 from .moments import Moments
 from .scaling import Scaling
 
-__all__ = ["Store", "scaled", "times"]
+__all__ = ["Store", "nothing", "scaled", "times"]
 
 # Puts what a scaling remembers of a step into the state: everywhere, or where a mask that broadcasts to
 # the derivatives says so.
@@ -63,7 +63,7 @@ def times(
         Puts into the state what the scaling remembers.
     """
     if scaling is None:
-        return torch.where(scale > 0, lr * derivatives / scale, 0.0), _nothing
+        return torch.where(scale > 0, lr * derivatives / scale, 0.0), nothing
     root = scale.sqrt()
     unit = torch.where(root > 0, derivatives / root, 0.0)
     batch = x.shape[: x.dim() - manifold.ndim]
@@ -139,5 +139,5 @@ def _direction(scaling: Scaling, derivatives: Tensor, moments: Moments) -> Tenso
     return torch.where(moments.finite, direction, torch.nan)
 
 
-def _nothing(admitted: Tensor | None) -> None:
+def nothing(admitted: Tensor | None) -> None:
     """Store nothing: without a scaling nothing is remembered."""

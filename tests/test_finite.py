@@ -10,7 +10,7 @@ from rules import Everything
 from torch import Tensor
 
 from givens.manifolds import CoordinateBlock, Groups, OrthogonalGroup
-from givens.optim import SRCD, SRGD, Block, Cyclic, GaussSouthwell, GradientView, Uniform
+from givens.optim import SRCD, SRGD, Armijo, Block, Cyclic, GaussSouthwell, GradientView, Uniform
 from givens.optim.base import ManifoldOptimizer
 
 MANIFOLD = OrthogonalGroup()
@@ -301,5 +301,7 @@ def test_a_cpu_and_a_strict_step_check_before_they_change(device):
             self.device = torch.device(device)
 
     optimizer = SRCD([vector()], 0.1)
-    assert optimizer._checked_by_host({"strict": True}, Elsewhere())
-    assert optimizer._checked_by_host({"strict": False}, Elsewhere()) == (device == "cpu")
+    assert optimizer._checked_by_host({"strict": True, "line_search": None}, Elsewhere())
+    lenient = {"strict": False, "line_search": None}
+    assert optimizer._checked_by_host(lenient, Elsewhere()) == (device == "cpu")
+    assert optimizer._checked_by_host({**lenient, "line_search": Armijo()}, Elsewhere())
