@@ -47,17 +47,16 @@ class CoordinateManifold(Manifold):
     frame_bounds : tuple of float or None
         The least and the largest value of Σ⟨ξ, f_i⟩²/‖ξ‖² over tangent vectors ξ, at any point:
         (1, 1) for an orthonormal basis and for a Parseval frame. None where there are no such bounds.
-    radians : float or None
-        Angle by which a unit of time turns: along every coordinate the entries of a moving point are affine
-        functions of cos(radians·t) and sin(radians·t). None where motions are no rotations, or where they
-        are not equally fast.
+    period : float or None
+        Time T of one turn: along every coordinate the entries of a moving point are affine functions of
+        cos(2πt/T) and sin(2πt/T). None where motions are no rotations, or are not equally fast.
     every_pair : bool
         Whether there is a coordinate for every two axes, so that axes may be dealt into groups freely.
     """
 
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
     frame_bounds: tuple[float, float] | None = (1.0, 1.0)
-    radians: float | None = None
+    period: float | None = None
     every_pair: bool = False
 
     @abc.abstractmethod

@@ -60,6 +60,7 @@ class Lorentz(RotationCoordinates):
     ndim = 1
     reversible = False
     frame_bounds = None
+    period = None  # boosts do not come round
 
     def __init__(self, k: float = 1.0) -> None:
         super().__init__()

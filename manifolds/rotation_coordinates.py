@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -42,6 +43,11 @@ class RotationCoordinates(CoordinateManifold):
 
     radians: float = 1.0
     every_pair = True
+
+    @property
+    def period(self) -> float | None:  # type: ignore[override]
+        """Time of one turn, 2π/radians."""
+        return 2 * math.pi / self.radians
 
     @abc.abstractmethod
     def columns(self, x: Tensor) -> Tensor:

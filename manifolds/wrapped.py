@@ -40,7 +40,7 @@ class Wrapped(CoordinateManifold):
         self.ndim = manifold.ndim
         self.reversible = manifold.reversible
         self.dtypes = manifold.dtypes
-        self.radians = manifold.radians
+        self.period = manifold.period
 
     # Points and tangent vectors
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import geoopt
@@ -195,7 +196,7 @@ class ManifoldOptimizer(Optimizer):
         """
         search = self.param_groups[0]["line_search"]
         if search is not None:
-            self._check_searchable(closure)
+            self._check_searchable(search, closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -242,10 +243,9 @@ class ManifoldOptimizer(Optimizer):
             change.keep()
             self._marks[p] = _mark(p)
 
-    def _check_searchable(self, closure: Callable[[], Any] | None) -> None:
+    def _check_searchable(self, search: LineSearch, closure: Callable[[], Any] | None) -> None:
         """Raise before a line search, which needs a closure and one objective."""
         if closure is None:
-            search = self.param_groups[0]["line_search"]
             raise TypeError(
                 f"line_search={search} evaluates the objective at several points: call step(closure) with a "
                 "function that clears the gradients, computes the loss, calls its backward() and returns it"
@@ -307,12 +307,16 @@ class ManifoldOptimizer(Optimizer):
 
     def _number(self, loss: Any) -> float:
         """Return the loss as a number, the mean over the processes of a distributed run."""
-        try:
-            number = float(loss.detach() if isinstance(loss, Tensor) else loss)
-        except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(loss, Tensor):
+            loss = loss.detach()
+            real = loss.numel() == 1 and not loss.is_complex()
+        else:
+            real = isinstance(loss, Real)
+        if not real:
             raise TypeError(
                 f"the closure returns {loss!r}, where a line search needs the loss, one real number"
-            ) from error
+            )
+        number = float(loss)
         if self._replicas is None:
             return number
         device = self.param_groups[0]["params"][0].device
@@ -521,13 +525,12 @@ class ManifoldOptimizer(Optimizer):
 
         def turn(read: Tensor | None, angle: float) -> Change:
             assert read is not None
-            assert manifold.radians is not None
-            t = torch.full_like(read, angle / manifold.radians, dtype=torch.float64)
-            unit = torch.full_like(t, 1 / manifold.radians)
-            return follow(read, t, unit, nothing)
+            assert manifold.period is not None
+            radian = torch.full_like(read, manifold.period / (2 * math.pi), dtype=torch.float64)
+            return follow(read, angle * radian, radian, nothing)
 
-        alone = isinstance(block, Coordinates) and block.index.numel() == 1
-        turns = by_host and alone and manifold.radians is not None and group["scaling"] is None
+        alone = isinstance(block, Coordinates) and read is not None and read.numel() == 1
+        turns = by_host and alone and manifold.period is not None and group["scaling"] is None
         return Update(checked if by_host else unchecked, read, own, turn if turns else None)
 
     def _prepare_unconstrained(

@@ -22,7 +22,7 @@ class Trial:
     Attributes
     ----------
     value : float
-        The objective there; NaN where it is not finite, or where the step overflows.
+        What is to fall, there; infinite where the closure returns no finite number, or the step overflows.
     changes : list of Change
         What leads there.
     factor : float, optional
@@ -124,7 +124,7 @@ class Line:
 
     def _value(self, changes: list[Change], no_grad: bool) -> float:
         if any(change.refused for change in changes):
-            return math.nan
+            return math.inf
         try:
             for change in changes:
                 change.move()
@@ -132,4 +132,4 @@ class Line:
         finally:
             for x, start in zip(self._points, self._start, strict=True):
                 x.copy_(start)
-        return value if math.isfinite(value) else math.nan
+        return value if math.isfinite(value) else math.inf

@@ -19,7 +19,42 @@ __all__ = ["Armijo", "LineSearch", "Trigonometric"]
 
 @runtime_checkable
 class LineSearch(Protocol):
-    """Anything that decides how much of a step is taken."""
+    """Anything that decides how much of a step is taken, with ``step(closure)``.
+
+    The closure is called once with gradients where the step begins, and then at every trial point. Between
+    calls only the parameters of the optimizer change, so it should be deterministic: one batch a step, no
+    dropout. After each trial, and when anything raises, parameters are as they were, to the bit; the
+    gradients that a step leaves behind are those of its beginning.
+
+    In a distributed run the mean of the processes' losses decides, the same for all, where the
+    optimizer has a `process_group`, under plain DDP too. Without one each process decides by what its own
+    closure returns, and they drift apart unless that is the same number everywhere.
+
+    Examples
+    --------
+    A search of one's own: the best of a few stepsizes.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Best:
+    ...     factors: tuple[float, ...] = (0.1, 0.3, 1.0)
+    ...
+    ...     def search(self, line):
+    ...         trials = [line.along(factor) for factor in self.factors]
+    ...         best = min(trials, key=lambda trial: trial.value)
+    ...         return best if best.value < line.value else None
+    >>> import torch
+    >>> from givens.optim import SRGD
+    >>> w = torch.nn.Parameter(torch.tensor([3.0]))
+    >>> optimizer = SRGD([w], lr=1.0, line_search=Best())
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> float(optimizer.step(closure)), round(w.item(), 6)
+    (9.0, 1.2)
+    """
 
     def search(self, line: Line) -> Trial | None:
         """Try points on the line, and return the trial to take, or None to stay."""

@@ -113,6 +113,7 @@ NOTHING = {
     "every tensor nearby is a point",
     "there is one coordinate",
     "frame_bounds is None",
+    "period is None",
     "left out by skip=",
     "transp_follow_expmap is left at its default, by transp",
 }

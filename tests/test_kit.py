@@ -15,6 +15,7 @@ from givens.manifolds import (
     Coordinates,
     Euclidean,
     Groups,
+    Lorentz,
     OrthogonalGroup,
     Sphere,
     Stiefel,
@@ -237,6 +238,13 @@ BROKEN = {
     "moves stay on the manifold": [of(SPHERE, "move_", lambda y, *a: y.mul_(1.01))],
     "directions are velocities of moves": [
         before(SPHERE, "move_", lambda x, block, t: (x, block, -t)),
+    ],
+    "motions come round after a period": [
+        (SPHERE, {"period": math.pi}),
+        (SPHERE, {"period": 4 * math.pi}),
+        ((Euclidean, (3,)), {"period": 1.0}),
+        ((Lorentz, (4,)), {"period": 2 * math.pi}),
+        ((UnitaryGroup, (3, 3)), {"period": 2 * math.pi}),
     ],
     "moves form a group": [before(SPHERE, "move_", lambda x, block, t: (x, block, t.sin()))],
     "moves are undone": [

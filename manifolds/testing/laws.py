@@ -16,6 +16,7 @@ A method that raises ``NotImplementedError`` takes its law away and breaks none.
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -721,6 +722,26 @@ def moves_are_undone(case: Case) -> None:
     moved = move(x, block, t)
     case.close(move(moved, block, -t), x, "move(t) then move(−t), and the point", moved, t)
     case.close(move(x, block, 0 * t), x, "move(0), and the point")
+
+
+@law("period is not the time of one turn; where coordinates have no common one, it is None.")
+def motions_come_round_after_a_period(case: Case) -> None:
+    """Along a coordinate x(t) = c + a·cos(2πt/T) + b·sin(2πt/T), T being the period."""
+    period = case.manifold.period
+    if period is None:
+        raise DoesNotApply("period is None")
+    x = case.point()
+    one = case.one(x)
+
+    def after(turns: float) -> Tensor:
+        t = torch.full(one.index.shape, turns * period, dtype=torch.float64, device=x.device)
+        return case.manifold.move(x, one, t)
+
+    c, a, b = (x + after(0.5)) / 2, (x - after(0.5)) / 2, (after(0.25) - after(0.75)) / 2
+    for turns in (1.0, 0.75, 0.15):
+        angle = 2 * math.pi * turns
+        expected = c + math.cos(angle) * a + math.sin(angle) * b
+        case.close(after(turns), expected, f"{turns} turns, and the sum of cosine and sine", x)
 
 
 @law("axes does not name all that a coordinate turns: without a common axis, they must commute.")
