@@ -241,6 +241,8 @@ class ManifoldOptimizer(Optimizer):
             if moving:
                 change.move()
             change.keep()
+            if moving:
+                change.restore()
             self._marks[p] = _mark(p)
 
     def _check_searchable(self, search: LineSearch, closure: Callable[[], Any] | None) -> None:
@@ -487,8 +489,10 @@ class ManifoldOptimizer(Optimizer):
                 return manifold.group_matrices(x, read, block.axes.shape[-1])
             return read
 
-        def finish() -> None:
+        def count() -> None:
             state["step"] = step + 1
+
+        def restore() -> None:
             self._restore(group, p, manifold, block, ranked=ranked)
 
         def unchecked(read: Tensor | None, _: float) -> Change:
@@ -498,7 +502,7 @@ class ManifoldOptimizer(Optimizer):
                 else:
                     manifold.move_(x, block, guarded(whole(read), manifold.step_scale(x, block)))
 
-            return Change(descend, finish)
+            return Change(descend, count, restore)
 
         def follow(read: Tensor, t: Tensor, direction: Tensor, store: Store) -> Change:
             def move() -> None:
@@ -506,7 +510,7 @@ class ManifoldOptimizer(Optimizer):
 
             def keep() -> None:
                 store(None)
-                finish()
+                count()
 
             def slope() -> float:
                 # The derivatives are those of what falls, or of what rises.
@@ -516,7 +520,7 @@ class ManifoldOptimizer(Optimizer):
                     first, second = (manifold.group_values(x, m) for m in (first, second))
                 return downwards * inner(first, second)
 
-            return Change(move, keep, t, longest(t.dtype), slope)
+            return Change(move, keep, restore, t, longest(t.dtype), slope)
 
         def checked(read: Tensor | None, factor: float) -> Change:
             assert read is not None  # `derivatives` has been called
@@ -562,7 +566,7 @@ class ManifoldOptimizer(Optimizer):
             def slope() -> float:
                 return -abs(float(lr)) * inner(grad, direction)
 
-            return Change(move, keep, new if by_host else None, slope=slope)
+            return Change(move, keep, made=new if by_host else None, slope=slope)
 
         return Update(compute, grad if by_host else None)
 

@@ -180,9 +180,14 @@ class SRGD(ManifoldOptimizer):
             def keep() -> None:
                 if buffer is not None:
                     state["momentum_buffer"] = buffer
+
+            def restore() -> None:
                 self._restore(group, p, manifold, All())
 
-            return Change(move, keep, new if by_host else None, slope=lambda: inner(grad, u))
+            def slope() -> float:
+                return inner(grad, u)
+
+            return Change(move, keep, restore, new if by_host else None, slope=slope)
 
         return Update(compute, rgrad if by_host else None)
 

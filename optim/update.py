@@ -26,7 +26,9 @@ class Change:
     move : callable
         Moves the parameter.
     keep : callable
-        Changes the state, after the parameter has been moved.
+        Changes the state.
+    restore : callable
+        Takes rounding away, where that is due after a move.
     made : Tensor, optional
         The times or the new value, which the host checks; None where a device does, as it moves.
     limit : float
@@ -37,7 +39,8 @@ class Change:
     """
 
     move: Callable[[], None]
-    keep: Callable[[], None] = _nothing
+    keep: Callable[[], None]
+    restore: Callable[[], None] = _nothing
     made: Tensor | None = None
     limit: float = math.inf
     slope: Callable[[], float] = lambda: math.nan
