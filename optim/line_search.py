@@ -52,7 +52,7 @@ class LineSearch(Protocol):
     ...     loss = w.square().sum()
     ...     loss.backward()
     ...     return loss
-    >>> float(optimizer.step(closure)), round(w.item(), 6)
+    >>> optimizer.step(closure).item(), round(w.item(), 6)
     (9.0, 1.2)
     """
 
@@ -65,13 +65,14 @@ class LineSearch(Protocol):
 class Armijo:
     """Backtracking until the objective falls enough (Armijo, 1966; Nocedal & Wright, Algorithm 3.1).
 
-    The stepsize is `lr` times the first factor s of 1, `shrink`, `shrink`², … with
+    The stepsize is `lr` times the first factor s of s_0, s_0·`shrink`, s_0·`shrink`², … with
 
         f(x(s)) ≤ f(x(0)) + decrease · s · f′(0),
 
     where x(s) is the point that the step reaches with s times its lengths, in all parameters together,
-    and f′(0) the derivative of s ↦ f(x(s)). So `lr` is the longest stepsize. A value that is NaN or
-    infinite, or a step that overflows, counts as too long.
+    and f′(0) the derivative of s ↦ f(x(s)). The first step begins with s_0 = 1, and no other with more, so
+    that `lr` is the longest stepsize. A value that is NaN or infinite, or a step that overflows, counts as
+    too long.
 
     Parameters
     ----------
@@ -80,8 +81,8 @@ class Armijo:
     shrink : float
         By how much a step that is too long is shortened, in (0, 1).
     growth : float
-        The first trial is `growth` times the factor that the last step took, 1 at most: then a step costs
-        about two trials, however large `lr` is. At least 1; ``math.inf`` begins every step with 1.
+        s_0 is `growth` times the factor that the last step took, 1 at most. With 2, and ½ for `shrink`, a
+        step takes about two trials however large `lr` is. At least 1; ``math.inf`` begins with 1 always.
     trials : int
         After so many the point stays where it is.
     no_grad : bool
