@@ -208,8 +208,15 @@ def test_a_trial_leaves_every_point_as_it_was(noise, dtype):
             return "Wanders()"
 
     optimizer = SRCD(params, 0.1, Matching(), line_search=Wanders())
-    optimizer.step(closure_of(optimizer, lambda: sum(wave(p) for p in params)))
+    called = []
+
+    def objective():
+        called.append(all(bool(p.isfinite().all()) for p in params))
+        return sum(wave(p) for p in params)
+
+    optimizer.step(closure_of(optimizer, objective))
     assert same([p.detach() for p in params], start)
+    assert called == [True] * 4  # and not where a step overflows
     assert len(set(seen[:3])) == 3
     assert seen[3:] == [math.inf, math.inf]
 
