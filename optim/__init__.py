@@ -8,6 +8,7 @@ from .line import Line, Trial
 from .line_search import Armijo, LineSearch, Trigonometric
 from .moments import Moments
 from .random import Randomness
+from .rounds import Rounds
 from .scaling import Adam, AxisRMSProp, Momentum, RMSProp, Scaling
 from .schedule import RobbinsMonroLR
 from .selection import Block, Cyclic, GaussSouthwell, Rule, Selection, Uniform
@@ -36,6 +37,7 @@ __all__ = [
     "RMSProp",
     "Randomness",
     "RobbinsMonroLR",
+    "Rounds",
     "Rule",
     "Scaling",
     "Selection",

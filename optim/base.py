@@ -22,6 +22,7 @@ from .finite import FiniteGuard, longest, raise_not_finite, raise_overflow
 from .line import Line
 from .line_search import LineSearch
 from .replicas import Replicas, digest
+from .rounds import Rounds, group_coordinates, move_, step_scale, together
 from .scaling import Scaling
 from .shards import ParameterState, add_over_shards
 from .times import Store, nothing, scaled, times
@@ -444,7 +445,7 @@ class ManifoldOptimizer(Optimizer):
         p: Tensor,
         grad: Tensor,
         manifold: CoordinateManifold,
-        block: CoordinateBlock,
+        block: CoordinateBlock | Rounds,
         lr: float | Tensor,
         derivatives: Callable[[], Tensor],
         *,
@@ -456,11 +457,11 @@ class ManifoldOptimizer(Optimizer):
         step = state.get("step", 0)
         by_host = self._checked_by_host(group, p)
         read = derivatives() if by_host or own else None
-        numbers = None
-        if group["scaling"] is not None and isinstance(block, Groups):
+        numbers, joined = None, together(block)
+        if group["scaling"] is not None and isinstance(block, Groups | Rounds):
             # Now, because a geometry may refuse, and nothing has been changed yet.
-            numbers = manifold.group_coordinates(x, block)
-        halved = own and isinstance(block, Groups)  # half of a skew matrix says it all
+            numbers = group_coordinates(manifold, x, block)
+        halved = own and isinstance(joined, Groups)  # half of a skew matrix says it all
         if read is not None and halved:
             read = manifold.group_values(x, read)
 
@@ -472,21 +473,21 @@ class ManifoldOptimizer(Optimizer):
                 group["scaling"],
                 manifold=manifold,
                 x=x,
-                block=block,
+                block=joined,
                 numbers=numbers,
                 state=state,
                 step=step,
             )
 
-        guarded = self._guard.guard(rule, grouped=isinstance(block, Groups))
+        guarded = self._guard.guard(rule, grouped=isinstance(joined, Groups))
         descent = guarded
         if not by_host and group["scaling"] is None:
             limit, flag = longest(x.dtype.to_real()), self._guard.flag(x.device)
             descent = GradientRule(lr, limit, flag, guarded)
 
         def whole(read: Tensor) -> Tensor:
-            if halved and isinstance(block, Groups):
-                return manifold.group_matrices(x, read, block.axes.shape[-1])
+            if halved and isinstance(joined, Groups):
+                return manifold.group_matrices(x, read, joined.axes.shape[-1])
             return read
 
         def count() -> None:
@@ -497,16 +498,17 @@ class ManifoldOptimizer(Optimizer):
 
         def unchecked(read: Tensor | None, _: float) -> Change:
             def descend() -> None:
-                if read is None:
+                if read is None and not isinstance(block, Rounds):
                     manifold.descend_(x, grad, block, descent)
                 else:
-                    manifold.move_(x, block, guarded(whole(read), manifold.step_scale(x, block)))
+                    slopes = derivatives() if read is None else whole(read)
+                    move_(manifold, x, block, guarded(slopes, step_scale(manifold, x, block)))
 
             return Change(descend, count, restore)
 
         def follow(read: Tensor, t: Tensor, direction: Tensor, store: Store) -> Change:
             def move() -> None:
-                manifold.move_(x, block, t)
+                move_(manifold, x, block, t)
 
             def keep() -> None:
                 store(None)
@@ -516,7 +518,7 @@ class ManifoldOptimizer(Optimizer):
                 # The derivatives are those of what falls, or of what rises.
                 downwards = math.copysign(1.0, -float(lr))
                 first, second = whole(read), direction
-                if isinstance(block, Groups):
+                if isinstance(joined, Groups):
                     first, second = (manifold.group_values(x, m) for m in (first, second))
                 return downwards * inner(first, second)
 
@@ -524,7 +526,7 @@ class ManifoldOptimizer(Optimizer):
 
         def checked(read: Tensor | None, factor: float) -> Change:
             assert read is not None  # `derivatives` has been called
-            t, store = rule(whole(read), manifold.step_scale(x, block))
+            t, store = rule(whole(read), step_scale(manifold, x, block))
             return follow(read, t if factor == 1 else factor * t, t, store)
 
         def turn(read: Tensor | None, angle: float) -> Change:
@@ -584,7 +586,7 @@ class ManifoldOptimizer(Optimizer):
         group: dict[str, Any],
         p: Tensor,
         manifold: Manifold,
-        block: CoordinateBlock,
+        block: CoordinateBlock | Rounds,
         *,
         ranked: bool = False,
     ) -> None:
@@ -599,7 +601,7 @@ class ManifoldOptimizer(Optimizer):
             return
         x, state = local(p), ParameterState(self.state, p)
         period = manifold.restore_period(x)
-        moved = min(_size(block, period, ranked=ranked), math.ceil(period / _DENSE_STEPS))
+        moved = min(_size(together(block), period, ranked=ranked), math.ceil(period / _DENSE_STEPS))
         state["moved"] = state.get("moved", 0) + moved
         if state["moved"] >= period:
             if self._checked_by_host(group, p):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates
 from .random import Randomness
+from .rounds import Rounds, derivatives
 
 __all__ = ["GradientView"]
 
@@ -101,7 +102,7 @@ class GradientView:
         """Whether the derivatives along all coordinates have been looked at."""
         return self._all_read or self._ranked is not None
 
-    def derivatives(self, block: CoordinateBlock) -> Tensor:
+    def derivatives(self, block: CoordinateBlock | Rounds) -> Tensor:
         """Partial derivatives of a block, in the shape that the block prescribes."""
         own = self.own_derivatives(block)
         return own if self._average is None else self._average(own)
@@ -111,12 +112,12 @@ class GradientView:
         """Whether :meth:`own_derivatives` are those of all processes."""
         return self._average is None
 
-    def own_derivatives(self, block: CoordinateBlock) -> Tensor:
+    def own_derivatives(self, block: CoordinateBlock | Rounds) -> Tensor:
         """Partial derivatives by this process's gradient, or by that of all where a look has averaged it."""
         if self._ranked and isinstance(block, Coordinates) and block.index is self._ranked[0]:
             return self._ranked[1]  # the ranking has computed them
         self._all_read |= isinstance(block, All)
-        return self.manifold.derivatives(self.x, self._egrad, block)
+        return derivatives(self.manifold, self.x, self._egrad, block)
 
     def steepest(self, k: int) -> Tensor:
         """Numbers of the k coordinates along which the function falls fastest, shape ``(*batch, k)``."""

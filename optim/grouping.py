@@ -10,6 +10,7 @@ from torch import Tensor
 from ..manifolds import All, CoordinateBlock, Groups
 from ..manifolds.pairs import round_robin
 from .gradient import GradientView
+from .rounds import Rounds
 from .selection import Cyclic, GaussSouthwell, Rule, Uniform, first_disjoint
 
 __all__ = ["Grouping", "Matching"]
@@ -80,21 +81,29 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Matching:
-    """⌊d/2⌋ disjoint pairs of axes: on O(d) so many rotations, O(d²) a step.
+    """⌊d/2⌋ disjoint pairs of axes: on O(d) so many rotations, O(d²) a step; or several such rounds.
 
     Parameters
     ----------
     order : {"random", "round-robin", "greedy"}
         Which pairs. ``"random"``: a uniformly random matching, afresh at every step, O(d log d) to draw.
-        ``"round-robin"``: the rounds of a tournament, in which every two axes meet once in d − 1 steps
+        ``"round-robin"``: the rounds of a tournament, in which every two axes meet once in d − 1 rounds
         (d where d is odd). ``"greedy"``: the pair of largest ``|⟨grad f, f_i⟩|/√s_i`` first, then the
         largest that shares no axis with it, and so on, which gets at least half of the largest sum
         that a matching can have; this reads all derivatives.
+    rounds : int
+        How many matchings a step follows, one after the other, by the derivatives where it begins:
+        O(rounds·d²). No pair is in two of them: there are at most d − 1 (d for odd d), and then every
+        coordinate moves. At random they are rounds of one tournament whose axes are dealt at random, and
+        each of them is a uniformly random matching.
 
     Raises
     ------
     ValueError
-        If `order` is unknown.
+        If `order` is unknown, `rounds` is out of range, or there are several greedy ones: of the pairs that
+        the heaviest matching leaves there may be no other whole one. At the step, if there are fewer rounds.
+    NotImplementedError
+        At the step, with several rounds on a geometry in which not every two axes have a coordinate.
 
     Notes
     -----
@@ -108,24 +117,46 @@ class Matching:
     """
 
     order: str = "random"
+    rounds: int = 1
 
     def __post_init__(self) -> None:
         _check_order(self, self.order)
+        if not isinstance(self.rounds, int) or self.rounds < 1:
+            raise ValueError(f"{self}: rounds must be a whole number, at least 1")
+        if self.rounds > 1 and self.order == "greedy":
+            raise ValueError(
+                f"{self}: what the heaviest matching leaves may hold no whole one. Take one round, "
+                'Grouping(size, "greedy"), or another order'
+            )
 
-    def select(self, view: GradientView) -> CoordinateBlock:
+    def select(self, view: GradientView) -> CoordinateBlock | Rounds:
         """Pair the axes."""
         if not view.manifold.every_pair:
+            if self.rounds > 1:
+                raise NotImplementedError(
+                    f"{self}: on {view.manifold.name} not every two axes have a coordinate; use Matching()"
+                )
             rule = _RULES[self.order]
             return first_disjoint(view, rule.choose(view, view.num_coordinates), view.num_disjoint)
-        d = view.num_axes
-        if self.order == "random":
-            pairs = view.random.distinct(d, d // 2 * 2, *view.batch).unflatten(-1, (d // 2, 2))
-        elif self.order == "round-robin":
-            step = torch.tensor([view.step], device=view.x.device)
-            pairs = round_robin(d, step)[0].expand(*view.batch, d // 2, 2)
+        d, m = view.num_axes, self.rounds
+        if m > d - 1 + d % 2:
+            raise ValueError(
+                f"{self}: a tournament of the {d} axes of a point of shape {tuple(view.x.shape)} has "
+                f"{d - 1 + d % 2} rounds"
+            )
+        if self.order == "greedy":
+            pairs = greedy_matching(_coupling(view)).unsqueeze(-3)
+        elif self.order == "random" and m == 1:
+            dealt = view.random.distinct(d, d // 2 * 2, *view.batch)
+            pairs = dealt.unflatten(-1, (1, d // 2, 2))
+        elif self.order == "random":
+            dealt = view.random.distinct(d, d, *view.batch)
+            pairs = dealt[..., round_robin(d, torch.arange(m, device=view.x.device))]
         else:
-            pairs = greedy_matching(_coupling(view))
-        return Groups(pairs.sort(-1).values)
+            rounds = torch.arange(m, device=view.x.device) + m * view.step
+            pairs = round_robin(d, rounds).expand(*view.batch, m, d // 2, 2)
+        pairs = pairs.sort(-1).values
+        return Groups(pairs.squeeze(-3)) if m == 1 else Rounds(pairs)
 
 
 def greedy_matching(weight: Tensor) -> Tensor:

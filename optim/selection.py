@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..manifolds import CoordinateBlock, Coordinates
 from .gradient import GradientView
+from .rounds import Rounds
 
 __all__ = ["Block", "Cyclic", "GaussSouthwell", "Rule", "Selection", "Uniform"]
 
@@ -23,7 +24,7 @@ __all__ = ["Block", "Cyclic", "GaussSouthwell", "Rule", "Selection", "Uniform"]
 class Selection(Protocol):
     """Anything that chooses the block of a step."""
 
-    def select(self, view: GradientView) -> CoordinateBlock:
+    def select(self, view: GradientView) -> CoordinateBlock | Rounds:
         """Choose a block from what the view shows; read from it no more than needed."""
         ...
 

@@ -31,8 +31,8 @@ def minimize(values: Sequence[float], slope: float, *, noise: float = 0.0) -> tu
     Notes
     -----
     With z = e^{iφ}, z^m f′(φ) is a polynomial of degree 2m, whose roots are the eigenvalues of its companion
-    matrix: O(m³). The angle of every root is tried; those of roots off the unit circle are no minima. Where the
-    highest coefficients are rounding alone, roots have half of their digits; Newton's method gives the rest.
+    matrix: O(m³). The angle of every root is tried; those of roots off the unit circle are no minima. Where
+    the highest coefficients are rounding alone, roots lose digits, which Newton's method brings back.
     As f′(0) is what was given, the minimum of an f that is nearly minimal at 0 has the precision
     of f′(0), and not its square root.
     """

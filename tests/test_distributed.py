@@ -68,6 +68,8 @@ OPTIMIZERS = {
     "matching": srcd(Matching()),
     "tournament, AxisRMSProp": srcd(Matching("round-robin"), AxisRMSProp()),
     "greedy matching": srcd(Matching("greedy")),
+    "rounds": srcd(Matching(rounds=3)),
+    "rounds, AxisRMSProp": srcd(Matching("round-robin", 2), AxisRMSProp()),
     "groups": srcd(Grouping(3)),
     "groups, Adam": srcd(Grouping(2, "round-robin"), Adam(clock="steps")),
     "growing": srcd(Growing(every=2)),

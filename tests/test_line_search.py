@@ -61,6 +61,7 @@ SELECTIONS = [
     Matching(),
     Matching("round-robin"),
     Matching("greedy"),
+    Matching(rounds=3),
     Grouping(3),
     Growing(every=2),
     Capture(0.9),

@@ -34,6 +34,7 @@ LAWS = {
     "block": lambda params, **kw: SRCD(params, 0.1, Block(size=3, rule=Uniform()), **kw),
     "gauss-southwell": lambda params, **kw: SRCD(params, 0.1, GaussSouthwell(), **kw),
     "matching": lambda params, **kw: SRCD(params, 0.1, Matching(), **kw),
+    "rounds": lambda params, **kw: SRCD(params, 0.1, Matching(rounds=3), Adam(), **kw),
     "grouping": lambda params, **kw: SRCD(params, 0.1, Grouping(size=2), **kw),
     "adam": lambda params, **kw: SRCD(params, 0.05, Matching(), Adam(), **kw),
     "adam, steps": lambda params, **kw: SRCD(params, 0.05, Uniform(), Adam(clock="steps"), **kw),

@@ -59,6 +59,7 @@ METHODS: dict[str, Selection | None] = {
     "Block(size=1, disjoint=True)": Block(size=1, disjoint=True),
     "Matching('random')": Matching("random"),
     "Matching('round-robin')": Matching("round-robin"),
+    "Matching(rounds=4)": Matching(rounds=4),
     "Matching('greedy')": Matching("greedy"),
     "Grouping(4, 'random')": Grouping(4, "random"),
     "Grouping(4, 'round-robin')": Grouping(4, "round-robin"),
