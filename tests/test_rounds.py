@@ -9,7 +9,7 @@ from itertools import combinations
 import pytest
 import torch
 from geoopt import ManifoldParameter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import batch_shapes, defect, dtypes, noises
 
@@ -272,6 +272,25 @@ def test_rounds_descend_on_every_manifold(name, scaling):
         optimizer.step()
     assert losses[-1] < 0.8 * losses[0]
     assert manifold.check_point_on_manifold(p.detach().as_subclass(torch.Tensor))
+
+
+@pytest.mark.parametrize("name", SPACES)
+@settings(max_examples=6)
+@given(noise=noises)
+def test_a_step_is_the_loop_over_rounds_on_every_manifold(name, noise):
+    """Derivatives and step scales are those of the starting point."""
+    manifold, shape = SPACES[name]
+    dtype = torch.complex128 if isinstance(manifold, UnitaryGroup) else torch.float64
+    p = parameter(manifold, *shape, dtype=dtype, seed=noise.seed)
+    p.grad = noise.like(p.detach())
+    x, g = p.detach().as_subclass(torch.Tensor).clone(), p.grad.as_subclass(torch.Tensor)
+    rounds = list(Matching(rounds=3).select(GradientView(manifold, x, g, seed=noise.seed)))
+    y = x.clone()
+    for groups in rounds:
+        slopes, scale = manifold.derivatives(x, g, groups), manifold.step_scale(x, groups)
+        manifold.move_(y, groups, torch.where(scale > 0, -0.1 * slopes / scale, 0.0))
+    SRCD([p], 0.1, Matching(rounds=3), seed=noise.seed).step()
+    torch.testing.assert_close(p.detach().as_subclass(torch.Tensor), y, rtol=0, atol=1e-12)
 
 
 # Staying on the manifold
