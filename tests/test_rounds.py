@@ -164,6 +164,7 @@ class AtOnce:
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+@settings(max_examples=8)
 @given(noise=noises, order=orders, d=st.integers(3, 7), batch=st.sampled_from([(), (2,)]))
 def test_a_scaling_remembers_what_it_does_of_one_block(noise, order, d, batch, scaling):
     """Rounds have no coordinate in common: each is visited once a step."""
@@ -201,6 +202,7 @@ def test_rounds_agree_with_the_exponential_to_first_order(scaling):
 
 
 @pytest.mark.parametrize("scaling", [None, Adam(), AxisRMSProp()], ids=str)
+@settings(max_examples=10)
 @given(noise=noises, d=st.integers(3, 7), dtype=dtypes)
 def test_a_step_that_does_not_wait_for_the_device_is_the_same(noise, d, dtype, scaling):
     start, ends = noise.point(2, d, d, dtype=dtype), []
