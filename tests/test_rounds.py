@@ -251,7 +251,7 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("scaling", [None, Adam(), AxisRMSProp()], ids=str)
+@pytest.mark.parametrize("scaling", [None, AxisRMSProp()], ids=str)
 @pytest.mark.parametrize("name", SPACES)
 def test_rounds_descend_on_every_manifold(name, scaling):
     """Under the eyes of the wrapper that checks every block."""
@@ -261,10 +261,9 @@ def test_rounds_descend_on_every_manifold(name, scaling):
         parameter(manifold, *shape, dtype=dtype).detach(), manifold=Validating(manifold)
     )
     target = parameter(manifold, *shape, seed=1, dtype=dtype).detach().as_subclass(torch.Tensor)
-    lr = 0.05 if name != "Scaled" or scaling else 0.2
-    optimizer = SRCD([p], lr if scaling is None else 0.02, Matching(rounds=3), scaling)
+    optimizer = SRCD([p], 0.2 if scaling is None else 0.05, Matching(rounds=3), scaling)
     losses = []
-    for _ in range(30):
+    for _ in range(15):
         optimizer.zero_grad()
         y = p.as_subclass(torch.Tensor)
         loss = (y @ y.mH - target @ target.mH) if name == "Grassmann" else y - target
