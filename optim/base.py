@@ -184,7 +184,8 @@ class ManifoldOptimizer(Optimizer):
             If a derivative that the step reads is NaN or infinite, or the step overflows: a time is longer
             than ε√max of the parameter's type, a new value or an average that a scaling keeps is not
             finite. On a CPU, and with ``strict=True``, nothing has been changed then; otherwise see
-            :meth:`check_finite`.
+            :meth:`check_finite`. With `line_search` also if the loss is NaN or infinite where the step
+            begins; nothing has been changed.
         TypeError
             With `line_search`, if there is no closure, or it returns no number.
         RuntimeError
@@ -625,7 +626,7 @@ class ManifoldOptimizer(Optimizer):
         Raises
         ------
         ValueError
-            If the state is another optimizer's, was saved with another selection or scaling or for
+            If the state is another optimizer's, was saved with another selection, scaling or line search or for
             parameters of other shapes, or has an option out of range. Nothing is changed then.
         """
         groups = state_dict["param_groups"]

@@ -66,8 +66,8 @@ class SRCD(ManifoldOptimizer):
     ValueError
         If an option is out of range or a parameter does not lie on its manifold.
     TypeError
-        If a manifold has no coordinates (geoopt's have none), or `selection` is no selection or
-        `scaling` no scaling.
+        If a manifold has no coordinates (geoopt's have none), `selection` is no selection, `scaling` no
+        scaling or `line_search` no line search, or it is to search along a sharded parameter.
 
     Notes
     -----

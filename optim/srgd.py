@@ -67,7 +67,8 @@ class SRGD(ManifoldOptimizer):
     ValueError
         If an option is out of range or a parameter does not lie on its manifold.
     TypeError
-        If `scaling` is no scaling, or a manifold has no coordinates for it.
+        If `scaling` is no scaling or `line_search` no line search, a manifold has no coordinates for
+        `scaling`, or the search is to be along a sharded parameter.
 
     Notes
     -----
