@@ -626,8 +626,8 @@ class ManifoldOptimizer(Optimizer):
         Raises
         ------
         ValueError
-            If the state is another optimizer's, was saved with another selection, scaling or line search or for
-            parameters of other shapes, or has an option out of range. Nothing is changed then.
+            If the state is another optimizer's, was saved with another selection, scaling or line search
+            or for parameters of other shapes, or has an option out of range. Nothing is changed then.
         """
         groups = state_dict["param_groups"]
         if len(groups) != len(self.param_groups):

@@ -4,13 +4,14 @@ import copy
 import io
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from geoopt import ManifoldParameter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import needs_gloo, run
 from scipy.optimize import minimize_scalar
@@ -107,6 +108,11 @@ def parameter(manifold, *shape, seed=0):
     return ManifoldParameter(manifold.random(*shape, dtype=dtype), manifold=manifold)
 
 
+@cache
+def weights_of(seed, n):
+    return Noise(seed).normal(4, n)
+
+
 def wave(x, seed=1):
     """A smooth function of a point, which depends on the span alone where that is the point."""
     flat = x.as_subclass(torch.Tensor)
@@ -114,7 +120,7 @@ def wave(x, seed=1):
         flat = flat @ flat.mT
     flat = torch.view_as_real(flat) if flat.is_complex() else flat
     flat = flat.flatten()
-    weights = Noise(seed).normal(4, len(flat)).to(flat)
+    weights = weights_of(seed, len(flat)).to(flat)
     return (weights @ flat).sin().sum() + (weights[0] * flat).square().sum()
 
 
@@ -170,7 +176,7 @@ def test_the_slope_is_that_of_the_objective(build, maximize):
     search = Slopes()
     optimizer = build(params, 0.1, maximize=maximize, line_search=search)
     closure = closure_of(optimizer, lambda: sum(wave(p, i) for i, p in enumerate(params)))
-    for _ in range(4):
+    for _ in range(3):
         optimizer.step(closure)
     for slope, differences in search.pairs:
         assert slope == pytest.approx(differences, rel=1e-6, abs=1e-8)
@@ -253,9 +259,9 @@ def test_armijo_never_ascends(build):
     ]
     optimizer = build(params, 3.0, line_search=Armijo())
     closure = closure_of(optimizer, lambda: sum(wave(p, i) for i, p in enumerate(params)))
-    losses = [optimizer.step(closure).item() for _ in range(25)]
+    losses = [optimizer.step(closure).item() for _ in range(15)]
     assert all(after <= before for before, after in pairwise(losses))
-    assert losses[-1] < losses[0] - 0.5
+    assert losses[-1] < losses[0] - 0.3
     assert defect(params[0]) < 1e-12
 
 
@@ -473,6 +479,7 @@ POLYNOMIALS = {procrustes: 1, brockett: 2, off_diagonal: 4}
 
 @pytest.mark.parametrize("maximize", [False, True], ids=["min", "max"])
 @pytest.mark.parametrize("objective", POLYNOMIALS, ids=lambda f: f.__name__)
+@settings(max_examples=10)
 @given(noise=noises, spare=st.integers(0, 2))
 def test_the_step_is_the_minimum_over_all_angles(objective, maximize, noise, spare):
     w = ManifoldParameter(noise.point(5, 5), manifold=GROUP)
@@ -488,9 +495,9 @@ def test_the_step_is_the_minimum_over_all_angles(objective, maximize, noise, spa
         t = torch.tensor([angle / GROUP.radians], dtype=torch.float64)
         return sign * float(objective(GROUP.move(before, Coordinates(index, True), t)))
 
-    grid = np.linspace(-math.pi, math.pi, 200)
+    grid = np.linspace(-math.pi, math.pi, 60)
     around = min(grid, key=f)
-    best = minimize_scalar(f, bounds=(around - 0.05, around + 0.05), options={"xatol": 1e-9})
+    best = minimize_scalar(f, bounds=(around - 0.11, around + 0.11), options={"xatol": 1e-9})
     assert sign * objective(w).item() <= best.fun + 1e-10 * (1 + abs(best.fun))
     assert defect(w) < 1e-13
 
@@ -511,12 +518,14 @@ def test_it_minimizes_on_every_manifold_of_rotations(name):
     def quadratic(x):
         y = x.as_subclass(torch.Tensor)
         y = (y @ y.mT if degree == 4 else y).flatten()
-        return y @ Noise(2).normal(len(y), len(y)) @ y + Noise(3).normal(len(y)) @ y
+        return (weights_of(2, len(y)) @ y).square() @ weights_of(4, 4)[0] + weights_of(3, len(y))[
+            0
+        ] @ y
 
     class Compared:
         def search(self, line):
             trial = Trigonometric(degree).search(line)
-            others = [line.turned(a, no_grad=True).value for a in torch.linspace(-3, 3, 40)]
+            others = [line.turned(a, no_grad=True).value for a in torch.linspace(-3, 3, 12)]
             taken = line.value if trial is None else trial.value
             assert taken <= min([line.value, *others]) + 1e-10
             return trial
@@ -732,7 +741,11 @@ def test_a_closure_that_is_no_objective_is_refused(search):
         unchanged_by(optimizer, closure, FloatingPointError, f"the closure returns {bad}")
 
 
-@pytest.mark.parametrize("loss", [float, np.float64, lambda x: x.reshape(1), lambda x: x.float()])
+@pytest.mark.parametrize(
+    "loss",
+    [float, np.float64, lambda x: x.reshape(1), lambda x: x.float()],
+    ids=["float", "numpy", "vector", "float32"],
+)
 def test_any_real_number_is_a_loss(loss):
     p = parameter(GROUP, 4, 4)
     optimizer = SRCD([p], 0.1, Cyclic(), line_search=Armijo())
