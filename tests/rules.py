@@ -45,6 +45,7 @@ SELECTIONS: dict[str, Selection] = {
     "random matching": Matching("random"),
     "round-robin matching": Matching("round-robin"),
     "greedy matching": Matching("greedy"),
+    "rounds": Matching(rounds=2),
     "random groups": Grouping(3, "random"),
     "round-robin groups": Grouping(3, "round-robin"),
     "greedy groups": Grouping(3, "greedy"),

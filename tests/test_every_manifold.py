@@ -152,7 +152,7 @@ def takes(p, method):
     if isinstance(selection, Block):
         disjoint = selection.disjoint and manifold.num_disjoint(p) < selection.size
         return manifold.num_coordinates(p) >= selection.size and not disjoint
-    if isinstance(selection, Grouping):
+    if isinstance(selection, Grouping) or method == "rounds":
         return manifold.every_pair and manifold.num_axes(p) >= 3
     if isinstance(selection, Matching):
         return not manifold.every_pair or manifold.num_axes(p) >= 2

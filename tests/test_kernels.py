@@ -311,6 +311,7 @@ SELECTIONS = {
     "steepest": GaussSouthwell(),
     "block": Block(size=2, disjoint=True),
     "matching": Matching(),
+    "rounds": Matching(rounds=3),
     "groups": Grouping(3),
 }
 
@@ -319,7 +320,8 @@ SELECTIONS = {
 @pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_optimizers_take_the_same_steps(space, selection, scaling, used, monkeypatch):
-    if isinstance(selection, Grouping) and not space[0].every_pair:
+    whole = isinstance(selection, Grouping) or selection == Matching(rounds=3)
+    if whole and not space[0].every_pair:
         pytest.skip("there are no groups")
     with_kernels = steps(*space, selection, scaling)
     before = dict(used)
@@ -335,6 +337,8 @@ def test_a_plain_step_is_one_call(used):
     used.update(descend_=0)
     steps(GROUP, (6, 6), Matching(), Adam())
     assert {name: count for name, count in used.items() if count} == {"slopes": 4, "rotate_": 4}
+    steps(GROUP, (6, 6), Matching(rounds=3), None)
+    assert {name: count for name, count in used.items() if count} == {"slopes": 16, "rotate_": 16}
 
 
 def test_groups_that_are_too_large_go_to_the_plain_code(used, monkeypatch):
