@@ -4,7 +4,7 @@ import copy
 import io
 import math
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +14,7 @@ from geoopt import ManifoldParameter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import needs_gloo, run
+from rules import METHODS, SCALINGS, build
 from scipy.optimize import minimize_scalar
 from strategies import Noise, defect, noises
 
@@ -37,15 +38,9 @@ from givens.optim import (
     SRGD,
     Adam,
     Armijo,
-    AxisRMSProp,
-    Block,
-    Capture,
     Cyclic,
     GaussSouthwell,
-    Grouping,
-    Growing,
     Matching,
-    Momentum,
     RMSProp,
     Trigonometric,
     Uniform,
@@ -53,34 +48,19 @@ from givens.optim import (
 from givens.optim.trigonometric import minimize
 
 GROUP = OrthogonalGroup()
-SELECTIONS = [
-    Uniform(),
-    Cyclic(),
-    GaussSouthwell(),
-    Block(size=3),
-    Block(size=2, disjoint=True),
-    Matching(),
-    Matching("round-robin"),
-    Matching("greedy"),
-    Matching(rounds=3),
-    Grouping(3),
-    Growing(every=2),
-    Capture(0.9),
-]
-SCALINGS = [None, Momentum(0.8), RMSProp(), Adam(), AxisRMSProp()]
 BUILDS = {
+    **{method: partial(build, method=method) for method in METHODS},
     **{
-        f"{selection}, {scaling}": lambda p, lr, a=selection, b=scaling, **o: SRCD(p, lr, a, b, **o)
-        for selection in SELECTIONS
-        for scaling in (SCALINGS if selection == Uniform() else SCALINGS[:1])
+        f"uniform, {scaling}": partial(build, method="uniform", scaling=scaling)
+        for scaling in SCALINGS
+        if scaling != "none"
     },
-    "srgd": SRGD,
-    "srgd, momentum": lambda p, lr, **o: SRGD(p, lr, momentum=0.8, **o),
-    "srgd, nesterov": lambda p, lr, **o: SRGD(p, lr, momentum=0.8, nesterov=True, **o),
-    "srgd, retraction": lambda p, lr, **o: SRGD(p, lr, map="retr", **o),
-    "srgd, Adam": lambda p, lr, **o: SRGD(p, lr, scaling=Adam(), **o),
+    "srgd, momentum": partial(SRGD, momentum=0.8),
+    "srgd, nesterov": partial(SRGD, momentum=0.8, nesterov=True),
+    "srgd, retraction": partial(SRGD, map="retr"),
+    "srgd, adam": partial(SRGD, scaling=Adam()),
 }
-every_build = pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+every_build = pytest.mark.parametrize("make", BUILDS.values(), ids=BUILDS)
 
 # On each of them a coordinate is a rotation, or none is.
 ROUND = {
@@ -168,13 +148,13 @@ class Slopes:
 
 @every_build
 @pytest.mark.parametrize("maximize", [False, True], ids=["min", "max"])
-def test_the_slope_is_that_of_the_objective(build, maximize):
+def test_the_slope_is_that_of_the_objective(make, maximize):
     """In all parameters together, a batch and an unconstrained one among them."""
     shapes = [(GROUP, (5, 5)), (GROUP, (2, 4, 4)), (Stiefel(), (4, 4)), (Sphere(), (6,))]
     params = [parameter(*shape[:1], *shape[1], seed=i) for i, shape in enumerate(shapes)]
     params.append(torch.nn.Parameter(Noise(3).normal(5)))
     search = Slopes()
-    optimizer = build(params, 0.1, maximize=maximize, line_search=search)
+    optimizer = make(params, 0.1, maximize=maximize, line_search=search)
     closure = closure_of(optimizer, lambda: sum(wave(p, i) for i, p in enumerate(params)))
     for _ in range(3):
         optimizer.step(closure)
@@ -184,12 +164,12 @@ def test_the_slope_is_that_of_the_objective(build, maximize):
 
 
 @pytest.mark.parametrize("name", [*ROUND, *STRAIGHT])
-@pytest.mark.parametrize("build", [SRGD, lambda p, lr, **o: SRCD(p, lr, Uniform(), **o)])
-def test_the_slope_is_right_on_every_manifold(name, build):
+@pytest.mark.parametrize("method", ["srgd", "uniform"])
+def test_the_slope_is_right_on_every_manifold(name, method):
     manifold, shape = (ROUND | STRAIGHT)[name]
     p = parameter(manifold, *shape)
     search = Slopes()
-    optimizer = build([p], 0.1, line_search=search)
+    optimizer = build([p], 0.1, method, line_search=search)
     for _ in range(5):
         optimizer.step(closure_of(optimizer, lambda: wave(p)))
     for slope, differences in search.pairs:
@@ -250,14 +230,14 @@ def test_gradients_after_a_step_are_those_of_its_beginning():
 
 
 @every_build
-def test_armijo_never_ascends(build):
+def test_armijo_never_ascends(make):
     """And descends from almost everywhere, except that momentum may look the wrong way."""
     params = [
         parameter(GROUP, 6, 6),
         parameter(GROUP, 2, 4, 4),
         torch.nn.Parameter(Noise(2).normal(4)),
     ]
-    optimizer = build(params, 3.0, line_search=Armijo())
+    optimizer = make(params, 3.0, line_search=Armijo())
     closure = closure_of(optimizer, lambda: sum(wave(p, i) for i, p in enumerate(params)))
     losses = [optimizer.step(closure).item() for _ in range(15)]
     assert all(after <= before for before, after in pairwise(losses))
@@ -818,22 +798,22 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("build", RESUMED.values(), ids=RESUMED)
-def test_a_resumed_run_goes_on_to_the_bit(build):
+@pytest.mark.parametrize("make", RESUMED.values(), ids=RESUMED)
+def test_a_resumed_run_goes_on_to_the_bit(make):
     whole, first, second = (parameter(GROUP, 5, 5) for _ in range(3))
 
     def train(p, optimizer, steps):
         for _ in range(steps):
             optimizer.step(closure_of(optimizer, lambda: off_diagonal(p)))
 
-    train(whole, build([whole]), 12)
-    optimizer = build([first])
+    train(whole, make([whole]), 12)
+    optimizer = make([first])
     train(first, optimizer, 7)
     file = io.BytesIO()
     torch.save([first.detach().as_subclass(torch.Tensor), optimizer.state_dict()], file)
     file.seek(0)
     x, state = torch.load(file)
-    resumed = build([second])
+    resumed = make([second])
     with torch.no_grad():
         second.copy_(x)
     resumed.load_state_dict(state)
