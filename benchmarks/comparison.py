@@ -42,7 +42,7 @@ from report import (
 from torch import Tensor
 
 from givens import manifolds
-from givens.optim import SRCD, SRGD, Adam, Grouping, Matching, Uniform
+from givens.optim import SRCD, SRGD, Adam, Armijo, Grouping, Matching, Uniform
 
 GAPS = (1e-1, 1e-2, 1e-4, 1e-8)
 GRID = tuple(10 ** (k / 2) for k in range(-10, 5))  # times the task's own unit of stepsize
@@ -79,7 +79,7 @@ class Task:
 def procrustes(generator: torch.Generator) -> Task:
     """Min ‖XA − B‖²/2 over O(128); A of condition 10, the answer at a distance of one turn."""
     d = 128
-    group = manifolds.OrthogonalGroup()
+    group = manifolds.OrthogonalGroup(retraction="qr")
     u, v, answer = (
         group.random(d, d, dtype=torch.float64, det=1, generator=generator) for _ in "uvx"
     )
@@ -111,7 +111,7 @@ def pca(generator: torch.Generator) -> Task:
     return Task(
         lambda x: -(x * (c @ x)).sum() / 2,
         start,
-        manifolds.Stiefel(),
+        manifolds.Stiefel(retraction="qr"),
         geoopt.EuclideanStiefel(),
         pymanopt.manifolds.Stiefel(n, p),
         -float(values[:p].sum()) / 2,
@@ -129,7 +129,7 @@ def nearest(generator: torch.Generator) -> Task:
     return Task(
         cost,
         start,
-        manifolds.Stiefel(),
+        manifolds.Stiefel(retraction="qr"),
         geoopt.EuclideanStiefel(),
         pymanopt.manifolds.Stiefel(n, p),
         float(cost(left @ right)),
@@ -204,11 +204,16 @@ TASKS: dict[str, Callable[[torch.Generator], Task]] = {
 OURS: dict[str, Make] = {
     "SRCD, uniform": lambda p, lr: SRCD([p], lr, Uniform()),
     "SRCD, matching": lambda p, lr: SRCD([p], lr, Matching()),
+    "SRCD, 8 matchings": lambda p, lr: SRCD([p], lr, Matching(rounds=8)),
     "SRCD, groups of 16": lambda p, lr: SRCD([p], lr, Grouping(16)),
     "SRCD, groups of 16, Adam": lambda p, lr: SRCD([p], lr, Grouping(16), Adam()),
     "SRGD": lambda p, lr: SRGD([p], lr),
     "SRGD, momentum": lambda p, lr: SRGD([p], lr, momentum=0.9),
+    "SRGD, retraction": lambda p, lr: SRGD([p], lr, map="retr"),
+    "SRCD, groups of 16, Armijo": lambda p, lr: SRCD([p], lr, Grouping(16), line_search=Armijo()),
+    "SRGD, Armijo": lambda p, lr: SRGD([p], lr, line_search=Armijo()),
 }
+LONGEST = 100.0  # stepsize with which a line search begins, in the task's unit
 GEOOPTS: dict[str, Make] = {
     "geoopt RSGD": lambda p, lr: geoopt.optim.RiemannianSGD([p], lr),
     "geoopt RSGD, momentum": lambda p, lr: geoopt.optim.RiemannianSGD([p], lr, momentum=0.9),
@@ -241,12 +246,14 @@ def descend(task: Task, make: Make, manifold: geoopt.Manifold, lr: float, budget
     p = ManifoldParameter(task.start.clone(), manifold=manifold)
     optimizer, run = make(p, lr * task.unit), Run()
 
-    def step() -> float:
+    def closure() -> Tensor:
         optimizer.zero_grad()
         loss = task.cost(p)
         loss.backward()
-        optimizer.step()
-        return loss.item()
+        return loss
+
+    def step() -> float:
+        return optimizer.step(closure).item()
 
     start = time.process_time()
     try:
@@ -280,7 +287,7 @@ def searched(task: Task, optimizer: type, budget: float) -> Run:
     def seen(x: Tensor) -> Tensor:
         loss = task.cost(x)
         run.seconds.append(time.process_time() - start)
-        run.losses.append(min(float(loss), run.losses[-1] if run.losses else math.inf))
+        run.losses.append(min(loss.item(), run.losses[-1] if run.losses else math.inf))
         if run.seconds[-1] > budget:
             raise BudgetError
         return loss
@@ -324,9 +331,11 @@ def compare(tasks: list[Task], budget: float) -> dict[str, tuple[str, list[Run]]
     for methods, of in ((OURS, "ours"), (GEOOPTS, "geoopts")):
         for name, make in methods.items():
             manifold = getattr(first, of)
-            if manifold is None or ("groups" in name and not takes_groups(first)):
+            if manifold is None or not takes(first, make):
                 continue
-            lr, edge = tuned(first, make, manifold, budget)
+            lr, edge = LONGEST, False
+            if "Armijo" not in name:
+                lr, edge = tuned(first, make, manifold, budget)
             runs = [descend(task, make, getattr(task, of), lr, budget) for task in tasks]
             results[name] = (f"{lr:.2g}{' (edge)' if edge else ''}", runs)
     if first.pymanopts is not None:
@@ -335,12 +344,12 @@ def compare(tasks: list[Task], budget: float) -> dict[str, tuple[str, list[Run]]
     return results
 
 
-def takes_groups(task: Task) -> bool:
-    """Whether the manifold moves groups of 16 axes."""
+def takes(task: Task, make: Make) -> bool:
+    """Whether the manifold has what a method moves: groups of 16 axes, 8 matchings, a retraction by QR."""
+    p = ManifoldParameter(task.start.clone(), manifold=task.ours)
+    p.grad = torch.zeros_like(p)
     try:
-        p = ManifoldParameter(task.start.clone(), manifold=task.ours)
-        p.grad = torch.zeros_like(p)
-        SRCD([p], 0.1, Grouping(16)).step()
+        make(p, 0.1).step(lambda: p.new_zeros(()))
     except (NotImplementedError, ValueError, TypeError):
         return False
     return True
@@ -465,7 +474,8 @@ def draw(everything: dict[str, Any], path: Path) -> None:
 
 
 COLOURS = (
-    *("#e69f00", "#56b4e9", "#882255", "#cc79a7", "#d55e00", "#b22222"),
+    *("#e69f00", "#56b4e9", "#117733", "#882255", "#cc79a7", "#d55e00", "#b22222"),
+    *("#ee7733", "#aa4499", "#ff5555"),
     *("#009e73", "#0072b2", "#000000"),
     *("#7f7f7f", "#999933", "#332288"),
 )

@@ -155,7 +155,7 @@ class Trigonometric:
     ------
     ValueError
         If `degree` is out of range; at the step, if it is not one rotation: one parameter with a gradient,
-        on a manifold that has ``radians``, one coordinate, no scaling; or if the objective is no such
+        on a manifold with a ``period``, one coordinate, no scaling; or if the objective is no such
         polynomial.
     FloatingPointError
         At the step, if the objective is NaN or infinite somewhere on the way.
