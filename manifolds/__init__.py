@@ -16,6 +16,7 @@ from .spd import SymmetricPositiveDefinite
 from .special_orthogonal import SpecialOrthogonalGroup
 from .sphere import Sphere
 from .stiefel import Stiefel
+from .symplectic import Symplectic
 from .unitary import SpecialUnitaryGroup, UnitaryGroup
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Sphere",
     "Stiefel",
     "SymmetricPositiveDefinite",
+    "Symplectic",
     "UnitaryGroup",
     "constrain",
     "keep_manifold",

@@ -2,7 +2,8 @@
 
 The pairs (j, l), 0 <= j < l < d, are numbered along the rows of the strict upper triangle, which is
 the order of the paper (below its equation (4)), less one:
-(0, 1), (0, 2), …, (0, d − 1), (1, 2), …, (d − 2, d − 1).
+(0, 1), (0, 2), …, (0, d − 1), (1, 2), …, (d − 2, d − 1). Where single axes count, too, they come after
+the pairs, as (0, 0), …, (d − 1, d − 1).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["number_to_pair", "pair_to_number", "round_robin"]
+__all__ = ["entry_to_number", "number_to_entry", "number_to_pair", "pair_to_number", "round_robin"]
 
 
 def pair_to_number(j: Tensor, l: Tensor, d: int) -> Tensor:
@@ -53,6 +54,45 @@ def number_to_pair(index: Tensor, d: int) -> tuple[Tensor, Tensor]:
     b = 2 * d - 1
     j = ((b - (b * b - 8 * index).double().sqrt()) / 2).long()
     return j, index + 1 - (j * (2 * d - 3 - j) >> 1)
+
+
+def entry_to_number(j: Tensor, l: Tensor, d: int) -> Tensor:
+    """Number of the pair (j, l) or, for j = l, of the single axis, d(d − 1)/2 + j.
+
+    Parameters
+    ----------
+    j, l : Tensor
+        int64 axes with 0 <= j <= l < d, of the same shape.
+    d : int
+        Number of axes.
+
+    Returns
+    -------
+    Tensor
+        Numbers in [0, d(d + 1)/2), the shape of `j`.
+    """
+    return torch.where(j == l, d * (d - 1) // 2 + j, pair_to_number(j, l, d))
+
+
+def number_to_entry(index: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    """Pair, or single axis twice, with the number `index`; the inverse of :func:`entry_to_number`.
+
+    Parameters
+    ----------
+    index : Tensor
+        int64 numbers in [0, d(d + 1)/2), any shape.
+    d : int
+        Number of axes.
+
+    Returns
+    -------
+    tuple of Tensor
+        j and l, j <= l, of the shape of `index`.
+    """
+    pairs = d * (d - 1) // 2
+    single = index >= pairs
+    j, l = number_to_pair(torch.where(single, 0, index), d)
+    return torch.where(single, index - pairs, j), torch.where(single, index - pairs, l)
 
 
 def round_robin(

@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import CoordinateManifold
 from .blocks import CoordinateBlock, Coordinates, Groups
 from .exponential import expm1
-from .pairs import number_to_pair, pair_to_number
+from .pairs import entry_to_number, number_to_entry
 
 __all__ = ["SymmetricPositiveDefinite"]
 
@@ -222,22 +222,14 @@ class SymmetricPositiveDefinite(CoordinateManifold):
 
     def axes(self, x: Tensor, index: Tensor) -> Tensor:
         """Return the columns (j, l) that coordinates turn, shape ``(..., k, 2)``; j = l for a single one."""
-        d = x.shape[-1]
-        pairs = d * (d - 1) // 2
-        single = index >= pairs
-        j, l = number_to_pair(torch.where(single, 0, index), d)
-        return torch.stack(
-            [torch.where(single, index - pairs, j), torch.where(single, index - pairs, l)], -1
-        )
+        return torch.stack(number_to_entry(index, x.shape[-1]), -1)
 
     def number(self, x: Tensor, j: Tensor | int, l: Tensor | int) -> Tensor:
         """Return the numbers of the columns (j, l), j <= l; single axes give shape ``(1,)``."""
         first, second = (
             torch.atleast_1d(torch.as_tensor(axis, device=x.device)) for axis in (j, l)
         )
-        d = x.shape[-1]
-        single = d * (d - 1) // 2 + first
-        return torch.where(first == second, single, pair_to_number(first, second, d))
+        return entry_to_number(first, second, x.shape[-1])
 
     def direction(self, x: Tensor, index: Tensor) -> Tensor:
         """Return the directions as dense matrices, shape ``(*batch, k, d, d)``."""
