@@ -113,18 +113,18 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
         device: torch.device | str | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        """The columns 0 … k − 1 and n … n + k − 1 of the identity, shape ``(..., 2n, 2k)``; `seed` is ignored."""
+        """The columns 0 … k − 1 and n … n + k − 1 of the identity; `seed` is ignored."""
         shape, dtype = self._checked_size(*size, dtype=dtype)
         half = torch.eye(shape[-2] // 2, shape[-1] // 2, dtype=dtype, device=device)
         x = torch.block_diag(half, half)
         return ManifoldTensor(x.expand(shape).clone(), manifold=self)
 
     def projx(self, x: Tensor) -> Tensor:
-        """The point xA with A nearest to the identity: of A = HT, H is symmetric and T orthogonal.
+        """A point xA, with a matrix A that is the identity where x is a point.
 
-        As the polar factor, it takes from x what keeps it from being a point; unlike that it is not the nearest
-        point, which has no closed form. With xᵀJx = OK, K symmetric and O orthogonal, H is K^{−1/2} and
-        T the orthogonal matrix with OT = TJ that is nearest to the identity. Derivatives are exact at points,
+        What the polar factor is for orthonormal columns, but not the nearest point, for which there is no
+        closed form. With xᵀJx = OK, K symmetric and O orthogonal, A is K^{−1/2}T, and T the orthogonal
+        matrix with OT = TJ that is nearest to the identity. Derivatives are exact at points, and
         approximate elsewhere.
 
         Raises
@@ -151,7 +151,10 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
         return _restored(_restored(y)).to(x.dtype)
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        """Projection u − JQ·skew(QᵀJᵀuR⁻¹)·R with x = QR: orthogonal in the metric, extended to all matrices."""
+        """Projection u − JQ·skew(QᵀJᵀuR⁻¹)·R, with x = QR.
+
+        Orthogonal in the metric, whose formula is one for all matrices.
+        """
         q, r, c, _ = _coefficients(x, u)
         return (u.double() - _conjugate(q @ ((c - c.mT) / 2) @ r)).to(u.dtype)
 
@@ -239,11 +242,11 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
         return x.shape[-2] * (x.shape[-2] + 1) // 2
 
     def num_disjoint(self, x: Tensor) -> int:
-        """Return ⌈n/2⌉: as many shears of two axes as there are, and one of a single axis where one is left."""
+        """Return ⌈n/2⌉: those of two axes, and one of a single axis where one is left over."""
         return (self.num_axes(x) + 1) // 2
 
     def axes(self, x: Tensor, index: Tensor) -> Tensor:
-        """Return the pairs of conjugate rows that coordinates turn, shape ``(..., k, 2)``; a single one twice."""
+        """Return the pairs of conjugate rows that coordinates turn, shape ``(..., k, 2)``; one twice."""
         rows = torch.stack(number_to_entry(index, x.shape[-2]), -1)
         return (rows % self.num_axes(x)).sort(-1).values
 
@@ -397,8 +400,8 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
     @staticmethod
     def _no_closed_form(what: str) -> NotImplementedError:
         return NotImplementedError(
-            f"the {what} of symplectic matrices has no closed form; torch.linalg.matrix_norm(x - y) is one in "
-            "the space around them"
+            f"the {what} of symplectic matrices has no closed form; torch.linalg.matrix_norm(x - y) is "
+            "the distance in the space around them"
         )
 
 

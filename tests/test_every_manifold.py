@@ -27,6 +27,7 @@ from givens.manifolds import (
     Sphere,
     Stiefel,
     SymmetricPositiveDefinite,
+    Symplectic,
     UnitaryGroup,
 )
 from givens.manifolds.testing import check_manifold
@@ -99,6 +100,9 @@ SPACES = {
     "Lorentz": Space(Lorentz(), (4,)),
     "Lorentz, curved less": Space(Lorentz(2.5), (5,), FEWER),
     "Lorentz, a line": Space(Lorentz(0.5), (2,), FEWER),
+    "Symplectic": Space(Symplectic(), (6, 4), {}, NO_LOG),
+    "Symplectic, square": Space(Symplectic(), (4, 4), FEWER, NO_LOG),
+    "Symplectic, one pair of rows": Space(Symplectic("cayley"), (2, 2), FEWER, NO_LOG),
     "Product": Space(Product((Sphere(), 4), (OrthogonalGroup(), (3, 3)), (Euclidean(), 2)), (15,)),
     "Power": Space(Power(SpecialOrthogonalGroup()), (2, 3, 3)),
     "Scaled": Space(Scaled(Sphere(), 2.0), (4,)),
@@ -130,7 +134,7 @@ def test_it_keeps_every_law(name, device):
         assert reason in NOTHING or groups or missing, f"{label}: {reason}"
     # One axis a coordinate, or some that turn one among others that turn two, and so no groups.
     refused = [label for label in report.skipped if "groups blocks" in label]
-    single = ("Euclidean", "example", "Positive", "positive")
+    single = ("Euclidean", "example", "Positive", "positive", "Symplectic")
     assert bool(refused) is any(word in name for word in single)
 
 

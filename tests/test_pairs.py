@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from strategies import Noise, noises
 
 from givens.manifolds import OrthogonalGroup
-from givens.manifolds.pairs import number_to_pair, pair_to_number, round_robin
+from givens.manifolds.pairs import (
+    entry_to_number,
+    number_to_entry,
+    number_to_pair,
+    pair_to_number,
+    round_robin,
+)
 
 LARGEST = 65_536
 
@@ -20,6 +26,14 @@ def test_numbers_run_along_the_rows_of_the_upper_triangle(d):
     numbers = torch.arange(len(pairs))
     assert torch.equal(torch.stack(number_to_pair(numbers, d), -1), pairs)
     assert torch.equal(pair_to_number(*pairs.unbind(-1), d), numbers)
+
+
+@pytest.mark.parametrize("d", range(1, 9))
+def test_single_axes_are_numbered_after_the_pairs(d):
+    entries = torch.tensor([*combinations(range(d), 2), *((j, j) for j in range(d))])
+    numbers = torch.arange(len(entries))
+    assert torch.equal(torch.stack(number_to_entry(numbers, d), -1), entries)
+    assert torch.equal(entry_to_number(*entries.unbind(-1), d), numbers)
 
 
 # Around the powers of two where a product or a root of too few bits would first be wrong.
