@@ -263,27 +263,19 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
         return self._along(copies, index.unsqueeze(-1), one.unsqueeze(-1)).to(x.dtype)
 
     def derivatives(self, x: Tensor, egrad: Tensor, block: CoordinateBlock) -> Tensor:
-        """Return h_a·x_b + h_b·x_a, with the rows of x and of h = Jᵀegrad; 1/√2 of it for single rows.
+        """Return the partial derivatives, by two products of a row of x and one of the gradient: O(k) each.
 
-        O(k) each, and for `All` one product of 2n×2k matrices.
+        For `All` they come from one product of 2n×2k matrices.
         """
         self._check_pair(x, egrad, "egrad")
         self.check_block(x, block)
         index = self._numbers(x, block)
-        a, b = number_to_entry(index, x.shape[-2])
-        rows, h = x.mT, -_conjugate(egrad).mT
         if isinstance(block, Coordinates):
             width = max(1, PANEL // x.shape[-1])
-            slopes = torch.cat(
-                [
-                    (take(h, i) * take(rows, j)).sum(-2) + (take(h, j) * take(rows, i)).sum(-2)
-                    for i, j in zip(a.split(width, -1), b.split(width, -1), strict=True)
-                ],
-                -1,
-            )
-        else:
-            products = h.mT @ rows
-            slopes = (products + products.mT).flatten(-2).gather(-1, a * x.shape[-2] + b)
+            return torch.cat([self._slopes(x, egrad, i) for i in index.split(width, -1)], -1)
+        a, b = number_to_entry(index, x.shape[-2])
+        products = x @ _conjugate(egrad).mT
+        slopes = -(products + products.mT).flatten(-2).gather(-1, a * x.shape[-2] + b)
         return torch.where(a == b, slopes * math.sqrt(0.5), slopes)
 
     def move_(self, x: Tensor, block: CoordinateBlock, t: Tensor) -> Tensor:
@@ -322,6 +314,14 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
         every = torch.arange(self.num_coordinates(x), device=x.device)
         index = block.index if isinstance(block, Coordinates) else every
         return index.expand(*x.shape[:-2], index.shape[-1])
+
+    def _slopes(self, x: Tensor, egrad: Tensor, index: Tensor) -> Tensor:
+        """Derivatives along a few coordinates, shape ``(*batch, k)``."""
+        one = torch.ones((), dtype=x.dtype, device=x.device)
+        a, b, to_a, to_b, of_b, of_a = self._shears(x, index, one)
+        slopes = of_b * (take(egrad.mT, to_a) * take(x.mT, b)).sum(-2)
+        other = of_a * (take(egrad.mT, to_b) * take(x.mT, a)).sum(-2)
+        return torch.where(a == b, slopes, slopes + other)
 
     def _shears(
         self, x: Tensor, index: Tensor, t: Tensor

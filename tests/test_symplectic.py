@@ -388,8 +388,8 @@ def test_the_least_trace_is_that_of_symplectic_eigenvalues(selection, lr, steps)
         (p * (a @ p)).sum().backward()
         optimizer.step()
     x = p.detach()
-    assert error(symplectic_eigenvalues(x.T @ a @ x), EIGENVALUES[:1]) <= 1e-6
-    assert error((x * (a @ x)).sum(), 2 * EIGENVALUES[0]) <= 1e-6
+    assert error(symplectic_eigenvalues(x.T @ a @ x), EIGENVALUES[:1]) <= 1e-5
+    assert error((x * (a @ x)).sum(), 2 * EIGENVALUES[0]) <= 1e-5
 
 
 def test_the_normal_form_of_williamson():
