@@ -2,10 +2,10 @@ r"""
 The mean of diffusion tensors
 =============================
 
-Diffusion MRI measures in every small volume of the brain how water spreads there: a symmetric positive definite
-matrix, long in the direction of the nerve fibres. To smooth such an image, or to compare patients, one
-averages these matrices, and the arithmetic mean does harm: where fibres fan out, it is round and as large
-as if there were more water than anywhere (Arsigny, Fillard, Pennec and Ayache, 2006).
+Diffusion MRI measures in every small volume of the brain how water spreads there: a symmetric positive
+definite matrix, long in the direction of the nerve fibres. To smooth such an image, or to compare
+patients, one averages these matrices, and the arithmetic mean does harm: where fibres fan out, it is
+round and as large as if there were more water than anywhere (Arsigny, Fillard, Pennec and Ayache, 2006).
 
 The Fréchet mean in the affine-invariant metric,
 
@@ -50,8 +50,8 @@ for _ in range(150):
 found = x.detach()
 
 # %%
-# For comparison, Karcher's fixed point: at the mean the logarithms of all tensors add up to 0. Square roots and
-# logarithms are those of eigenvalues.
+# For comparison, Karcher's fixed point: at the mean the logarithms of all tensors add up to 0. Square
+# roots and logarithms are those of eigenvalues.
 
 
 def function(f, a):

@@ -2,19 +2,20 @@ r"""
 The slow modes of a string in a magnetic field
 ==============================================
 
-Eight charged beads on a string, whose ends are fixed, move across it in a plane, and a magnetic field along
-the string bends their ways. Positions and momenta :math:`z = (q, p) \in \mathbb{R}^{32}` follow
-Hamilton's equations :math:`\dot z = JAz`, where :math:`\frac12 z^\top A z` is the energy. The frequencies of
-such a system are not eigenvalues of :math:`A` but its *symplectic* eigenvalues, the moduli of the eigenvalues of
-:math:`JA`. The :math:`k` slowest ones are found where a trace is least (Son, Absil, Gao and Stykel, 2021),
+Eight charged beads on a string, whose ends are fixed, move across it in a plane, and a magnetic field
+along the string bends their ways. Positions and momenta :math:`z = (q, p) \in \mathbb{R}^{32}` follow
+Hamilton's equations :math:`\dot z = JAz`, where :math:`\frac12 z^\top A z` is the energy. The frequencies
+of such a system are not eigenvalues of :math:`A` but its *symplectic* eigenvalues, the moduli of the
+eigenvalues of :math:`JA`. The :math:`k` slowest ones are found where a trace is least (Son, Absil, Gao
+and Stykel, 2021),
 
 .. math:: \min\; \operatorname{tr}(X^\top A X) = 2(\omega_1 + \ldots + \omega_k)
           \quad\text{over}\quad X^\top J X = J,\; X \in \mathbb{R}^{32\times 2k}.
 
-Such an :math:`X` is a point of :class:`~givens.manifolds.Symplectic`. At the least trace :math:`X^\top A X` is the
-energy of a smaller system of the same kind, whose motions :math:`y` are motions :math:`z = Xy` of the large one. A
-coordinate adds multiples of one or two rows of :math:`X` to others, or stretches a position and shrinks its
-momentum.
+Such an :math:`X` is a point of :class:`~givens.manifolds.Symplectic`. At the least trace :math:`X^\top A
+X` is the energy of a smaller system of the same kind, whose motions :math:`y` are motions :math:`z = Xy`
+of the large one. A coordinate adds multiples of one or two rows of :math:`X` to others, or stretches a
+position and shrinks its momentum.
 """
 
 import matplotlib.pyplot as plt

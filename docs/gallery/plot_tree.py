@@ -2,15 +2,17 @@ r"""
 A tree in the hyperbolic plane
 ==============================
 
-A binary tree has twice as many nodes at every level, and where a circle grows by 0.7 in radius, the hyperbolic
-plane has twice as much room. The Euclidean plane has not: however the tree is drawn there, leaves that are far
-apart in it come to lie side by side. Here 63 nodes are placed so that their distances are those in the tree,
+A binary tree has twice as many nodes at every level, and where a circle grows by 0.7 in radius, the
+hyperbolic plane has twice as much room. The Euclidean plane has not: however the tree is drawn there,
+leaves that are far apart in it come to lie side by side. Here 63 nodes are placed so that their distances
+are those in the tree,
 
 .. math:: \min\; \sum_{i<j} \left(\frac{d(x_i, x_j)}{\ell\, d_{ij}} - 1\right)^2,
 
 where :math:`d_{ij}` counts edges and :math:`\ell` is the length of one: once with points of
-:class:`~givens.manifolds.Lorentz` and :math:`\ell = \ln 2`, and once with points of the Euclidean plane, where the
-length does not matter. A coordinate rotates a point about the origin, or boosts it along an axis.
+:class:`~givens.manifolds.Lorentz` and :math:`\ell = \ln 2`, and once with points of the Euclidean plane,
+where the length does not matter. A coordinate rotates a point about the origin, or boosts it along an
+axis.
 """
 
 import math
