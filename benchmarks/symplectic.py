@@ -5,7 +5,8 @@ rotations and boosts: they change up to four rows, follow geodesics, and are as 
 
 Prints the steps that SRCD needs to come within a hundredth of the first distance from the least value, each
 kind with its best stepsize, the median of five seeds, for two costs: the trace tr(xᵀax), whose least value is
-that of the symplectic eigenvalues, and the squared distance from a target. Then the times of a step.
+that of the symplectic eigenvalues, and the squared distance from a target. Then what rounding leaves of
+xᵀJx − J over many steps in float32, relative to the lengths of the columns, and the times of a step.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from geoopt import ManifoldParameter
 
 from givens.manifolds import All, Coordinates, Symplectic
-from givens.optim import SRCD, GaussSouthwell, Uniform
+from givens.optim import SRCD, SRGD, Block, GaussSouthwell, Uniform
 
 STEPSIZES = (1.0, 0.5, 0.25, 0.125, 0.06, 0.03, 0.015)
 SEEDS = range(5)
@@ -86,6 +87,31 @@ def steps_needed(manifold, selection, cost, least, start, most):
     return best
 
 
+def drift(selection, lr, steps):
+    """The largest |xᵀJx − J| on the way, over the lengths of the columns; and the longest column."""
+    torch.manual_seed(0)
+    manifold = Symplectic()
+    target = manifold.random(6, 6).as_subclass(torch.Tensor)
+    p = ManifoldParameter(target.clone(), manifold=manifold)
+    optimizer = SRGD([p], lr) if selection is None else SRCD([p], lr, selection)
+    j = torch.block_diag(torch.eye(3), torch.eye(3)).double().roll(3, 0)
+    j[3:] *= -1
+    worst = longest = 0.0
+    for step in range(steps):
+        # Noise of the same size in the metric wherever the point is, and a pull back.
+        r = torch.linalg.qr(p.detach().double()).R
+        noise = torch.randn(6, 6, dtype=torch.float64)
+        noise = torch.linalg.solve_triangular(r.T, noise, upper=False, left=False)
+        p.grad = noise.float() + 0.1 * (p.detach() - target)
+        optimizer.step()
+        if step % 10 == 0:
+            x = p.detach().double()
+            lengths = torch.linalg.vector_norm(x, dim=0)
+            off = (x.T @ j @ x - j).abs() / (lengths.unsqueeze(-1) * lengths)
+            worst, longest = max(worst, float(off.max())), max(longest, float(lengths.max()))
+    return worst, longest
+
+
 def seconds(work, repeat=20):
     """The least time of a call."""
     times = []
@@ -116,6 +142,16 @@ def main() -> None:
                     ]
                     row.append(f"{name} {statistics.median(needed)} ({min(needed)}–{max(needed)})")
                 print(f"n = {n}, k = {k}, {kind}, {selection}: {', '.join(row)}", flush=True)
+    for selection, lr, steps in (
+        (Uniform(), 0.1, 20_000),
+        (GaussSouthwell(), 0.1, 5000),
+        (Block(size=2, disjoint=True), 0.1, 5000),
+        (Block(size=4), 0.05, 5000),
+        (None, 0.02, 5000),
+    ):
+        worst, longest = drift(selection, lr, steps)
+        name = "SRGD" if selection is None else selection
+        print(f"{name}, {steps} steps: {worst:.1e}; columns up to {longest:.1f}", flush=True)
     manifold = Symplectic()
     for n in arguments.sizes:
         for k in (4, n):

@@ -287,8 +287,10 @@ class SymmetricPositiveDefinite(CoordinateManifold):
                 f"{self.name} moves no groups of axes, in which the single columns have no place; use "
                 "Coordinates or All"
             )
-        every = torch.arange(self.num_coordinates(x), device=x.device)
-        index = block.index if isinstance(block, Coordinates) else every
+        if isinstance(block, Coordinates):
+            index = block.index
+        else:
+            index = torch.arange(self.num_coordinates(x), device=x.device)
         return index.expand(*x.shape[:-2], index.shape[-1])
 
     def _generators(self, x: Tensor, index: Tensor, t: Tensor) -> Tensor:

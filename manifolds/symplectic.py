@@ -311,8 +311,10 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
                 f"{self.name} moves no groups of axes, whose coordinates do not fit in a skew matrix; use "
                 "Coordinates or All"
             )
-        every = torch.arange(self.num_coordinates(x), device=x.device)
-        index = block.index if isinstance(block, Coordinates) else every
+        if isinstance(block, Coordinates):
+            index = block.index
+        else:
+            index = torch.arange(self.num_coordinates(x), device=x.device)
         return index.expand(*x.shape[:-2], index.shape[-1])
 
     def _slopes(self, x: Tensor, egrad: Tensor, index: Tensor) -> Tensor:

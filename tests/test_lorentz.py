@@ -253,6 +253,17 @@ def test_a_scaled_step_is_never_longer_than_the_gradient_step(n, r, power, k, no
     assert float(torch.linalg.eigvalsh(frame @ frame.mT)[-1]) <= 1 + 1e-13 * float(x[0] ** 2)
 
 
+def test_no_smaller_scales_would_do():
+    """Near the origin, halfway between two axes, a factor of 3.99 in the place of 4 exceeds the bound."""
+    manifold = Lorentz()
+    entry = math.sqrt(5e-4)
+    x = manifold.projx(torch.tensor([0.0, entry, entry], dtype=torch.float64))
+    scale = manifold.step_scale(x, All())
+    for factor, longer in ((4.0, False), (3.99, True)):
+        frame = frames(manifold, x) / (1 + (scale - 1) * factor / 4).sqrt()
+        assert bool(torch.linalg.eigvalsh(frame @ frame.mT).max() > 1 + 1e-12) is longer
+
+
 @pytest.mark.parametrize("r", [0.0, 1.0, 5.0])
 def test_along_an_axis_the_boost_is_the_gradient_step(r):
     manifold = Lorentz(0.5)

@@ -12,8 +12,8 @@ and Stykel, 2021),
 .. math:: \min\; \operatorname{tr}(X^\top A X) = 2(\omega_1 + \ldots + \omega_k)
           \quad\text{over}\quad X^\top J X = J,\; X \in \mathbb{R}^{32\times 2k}.
 
-Such an :math:`X` is a point of :class:`~givens.manifolds.Symplectic`. At the least trace :math:`X^\top A
-X` is the energy of a smaller system of the same kind, whose motions :math:`y` are motions :math:`z = Xy`
+Such an :math:`X` is a point of :class:`~givens.manifolds.Symplectic`. At the least trace :math:`X^\top AX`
+is the energy of a smaller system of the same kind, whose motions :math:`y` are motions :math:`z = Xy`
 of the large one. A coordinate adds multiples of one or two rows of :math:`X` to others, or stretches a
 position and shrinks its momentum.
 """
