@@ -223,8 +223,8 @@ class Lorentz(RotationCoordinates):
         """Return k + 4(x_1² + … + x_n² − x_l²) for boosts along l, and k + 4(x_1² + … + x_n²) for rotations.
 
         Of a boost ‖f_i‖² has a 1 in the place of the 4: of a rotation it is x_j² + x_l². With the factor 4
-        Σ⟨u, f_i⟩²/s_i is at most ‖u‖² at every point, and with no smaller one; it is ‖u‖² at the origin and along
-        an axis.
+        Σ⟨u, f_i⟩²/s_i is at most ‖u‖² at every point, and with no smaller one; it is ‖u‖² at the origin
+        and along an axis.
         """
         y = x.detach().double()
         if isinstance(block, Groups):

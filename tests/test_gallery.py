@@ -19,6 +19,7 @@ TOLERANCES = {
     "plot_antennas": 1e-2,
     "plot_gate_synthesis": 1e-6,
     "plot_ica": 1e-3,
+    "plot_low_rank": 1e-3,
     "plot_mean_tensor": 1e-8,
     "plot_nearest_correlation": 1e-3,
     "plot_pca": 1e-6,

@@ -904,3 +904,22 @@ def test_an_empty_block_and_an_empty_batch():
         empty = at_place(block, slice(0))
         assert MOTIONS.move(x[:0], empty, t[:0]).shape == (0, 16)
         assert MOTIONS.derivatives(x[:0], x[:0], empty).shape == t[:0].shape
+
+
+def test_matrices_of_fixed_rank_find_the_truncated_decomposition():
+    """X = USVᵀ with orthonormal columns and a free core, as the docs have it (Eckart and Young, 1936)."""
+    noise = Noise(0)
+    u, v = noise.point(8, 8)[:, :6], noise.point(6, 6)
+    values = torch.tensor([3, 2, 1, 0.5, 0.2, 0.1], dtype=torch.float64)
+    a, known = (u * values) @ v.T, (u[:, :2] * values[:2]) @ v[:, :2].T
+    columns = Scaled(Stiefel("canonical"), 3.0)
+    manifold = Product((columns, (8, 2)), (Euclidean(2), (2, 2)), (columns, (6, 2)))
+    p = ManifoldParameter(a_point(manifold, Noise(1)), manifold=manifold)
+    optimizer = SRCD([p], 0.5, Block(size=8))
+    for _ in range(250):
+        optimizer.zero_grad()
+        left, core, right = manifold.unpack_tensor(p)
+        (left @ core @ right.mT - a).square().sum().div(2).backward()
+        optimizer.step()
+    left, core, right = manifold.unpack_tensor(p.detach())
+    assert error(left @ core @ right.mT, known) <= 1e-6
