@@ -247,8 +247,7 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
 
     def axes(self, x: Tensor, index: Tensor) -> Tensor:
         """Return the pairs of conjugate rows that coordinates turn, shape ``(..., k, 2)``; one twice."""
-        rows = torch.stack(number_to_entry(index, x.shape[-2]), -1)
-        return (rows % self.num_axes(x)).sort(-1).values
+        return torch.stack(number_to_entry(index, x.shape[-2]), -1) % self.num_axes(x)
 
     def number(self, x: Tensor, a: Tensor | int, b: Tensor | int) -> Tensor:
         """Return the numbers of the rows (a, b), a <= b; single rows give shape ``(1,)``."""

@@ -20,13 +20,13 @@ TOLERANCES = {
     "plot_gate_synthesis": 1e-6,
     "plot_ica": 1e-3,
     "plot_low_rank": 1e-3,
-    "plot_mean_tensor": 1e-8,
+    "plot_mean_tensor": 1e-5,
     "plot_nearest_correlation": 1e-3,
     "plot_pca": 1e-6,
     "plot_rotation_averaging": 1e-5,
     "plot_sparse_pca": 1e-9,
     "plot_subspace": 2e-3,
-    "plot_symplectic_eigenvalues": 1e-5,
+    "plot_symplectic_eigenvalues": 1e-4,
     "plot_tree": 0.1,  # the share by which a distance is off on average; in the Euclidean plane 0.19
 }
 

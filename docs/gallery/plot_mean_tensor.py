@@ -42,7 +42,7 @@ manifold = SymmetricPositiveDefinite()
 arithmetic = C.mean(0)
 x = ManifoldParameter(arithmetic.clone(), manifold=manifold)
 optimizer = SRCD([x], lr=0.5, selection=GaussSouthwell())
-for _ in range(150):
+for _ in range(80):
     optimizer.zero_grad()
     cost = manifold.dist2(x.expand_as(C), C).mean() / 2
     cost.backward()
@@ -60,7 +60,7 @@ def function(f, a):
 
 
 known = arithmetic
-for _ in range(50):
+for _ in range(30):
     root = function(torch.sqrt, known)
     inverse = torch.linalg.inv(root)
     logarithms = function(torch.log, inverse @ C @ inverse)

@@ -56,7 +56,7 @@ torch.manual_seed(0)
 X = ManifoldParameter(Symplectic().random(4 * N, 6, dtype=torch.float64))
 optimizer = SRCD([X], lr=0.1, selection=Block(size=20))
 history = []
-for _ in range(1500):
+for _ in range(1000):
     optimizer.zero_grad()
     trace = (X * (A @ X)).sum()
     trace.backward()
