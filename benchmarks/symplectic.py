@@ -87,11 +87,11 @@ def steps_needed(manifold, selection, cost, least, start, most):
     return best
 
 
-def drift(selection, lr, steps):
+def drift(selection, lr, steps, points=50):
     """The largest |xᵀJx − J| on the way, over the lengths of the columns; and the longest column."""
     torch.manual_seed(0)
     manifold = Symplectic()
-    target = manifold.random(6, 6).as_subclass(torch.Tensor)
+    target = manifold.random(points, 6, 6).as_subclass(torch.Tensor)
     p = ManifoldParameter(target.clone(), manifold=manifold)
     optimizer = SRGD([p], lr) if selection is None else SRCD([p], lr, selection)
     j = torch.block_diag(torch.eye(3), torch.eye(3)).double().roll(3, 0)
@@ -100,14 +100,14 @@ def drift(selection, lr, steps):
     for step in range(steps):
         # Noise of the same size in the metric wherever the point is, and a pull back.
         r = torch.linalg.qr(p.detach().double()).R
-        noise = torch.randn(6, 6, dtype=torch.float64)
-        noise = torch.linalg.solve_triangular(r.T, noise, upper=False, left=False)
+        noise = torch.randn(points, 6, 6, dtype=torch.float64)
+        noise = torch.linalg.solve_triangular(r.mT, noise, upper=False, left=False)
         p.grad = noise.float() + 0.1 * (p.detach() - target)
         optimizer.step()
         if step % 10 == 0:
             x = p.detach().double()
-            lengths = torch.linalg.vector_norm(x, dim=0)
-            off = (x.T @ j @ x - j).abs() / (lengths.unsqueeze(-1) * lengths)
+            lengths = torch.linalg.vector_norm(x, dim=-2)
+            off = (x.mT @ j @ x - j).abs() / (lengths.unsqueeze(-1) * lengths.unsqueeze(-2))
             worst, longest = max(worst, float(off.max())), max(longest, float(lengths.max()))
     return worst, longest
 

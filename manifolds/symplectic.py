@@ -44,8 +44,8 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
 
     Points have shape ``(..., 2n, 2k)`` with n >= k >= 1, float32 or float64. Maps are computed in float64
     for either, and none forms a matrix of 2n×2n where k is small. The set is unbounded, and what rounding
-    leaves of xᵀJx − J grows with ‖x‖²: float32 holds the equation to about 10⁻⁷‖x‖², so to three
-    digits up to a norm of 100.
+    leaves of xᵀJx − J grows with ‖x‖²: float32 holds the equation to about 3·10⁻⁷‖x‖², so to three
+    digits up to a norm of 50. A stepsize that is too long for the largest x on the way runs away.
 
     Parameters
     ----------
