@@ -50,6 +50,9 @@ class CoordinateManifold(Manifold):
     period : float or None
         Time T of one turn: along every coordinate the entries of a moving point are affine functions of
         cos(2πt/T) and sin(2πt/T). None where motions are no rotations, or are not equally fast.
+    compact : bool
+        Whether points are a bounded set, so that no step, however long, takes one to where numbers end.
+        Where they are not, an optimizer looks at a moved copy before it moves a point.
     every_pair : bool
         Whether there is a coordinate for every two axes, so that axes may be dealt into groups freely.
     """
@@ -57,6 +60,7 @@ class CoordinateManifold(Manifold):
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
     frame_bounds: tuple[float, float] | None = (1.0, 1.0)
     period: float | None = None
+    compact: bool = False
     every_pair: bool = False
 
     @abc.abstractmethod

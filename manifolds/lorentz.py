@@ -61,6 +61,7 @@ class Lorentz(RotationCoordinates):
     reversible = False
     frame_bounds = None
     period = None  # boosts do not come round
+    compact = False
 
     def __init__(self, k: float = 1.0) -> None:
         super().__init__()

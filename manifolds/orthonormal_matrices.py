@@ -18,6 +18,7 @@ class OrthonormalMatrices(ChosenRetraction, EmbeddedMetric):
     """
 
     ndim = 2
+    compact = True
 
     def projx(self, x: Tensor) -> Tensor:
         """Nearest point: the polar factor, by a singular value decomposition."""

@@ -232,6 +232,11 @@ class Product(CoordinateManifold, ProductManifold):
     # Coordinates
 
     @property
+    def compact(self) -> bool:  # type: ignore[override]
+        """Whether all factors are."""
+        return all(m.compact for m in self.manifolds)
+
+    @property
     def frame_bounds(self) -> tuple[float, float] | None:  # type: ignore[override]
         """The least and the largest of the factors'."""
         bounds = [m.frame_bounds for m in self.manifolds]

@@ -43,6 +43,7 @@ class RotationCoordinates(CoordinateManifold):
 
     radians: float = 1.0
     every_pair = True
+    compact = True
 
     @property
     def period(self) -> float | None:  # type: ignore[override]

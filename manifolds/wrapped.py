@@ -41,6 +41,7 @@ class Wrapped(CoordinateManifold):
         self.reversible = manifold.reversible
         self.dtypes = manifold.dtypes
         self.period = manifold.period
+        self.compact = manifold.compact
 
     # Points and tangent vectors
 

@@ -499,17 +499,29 @@ class ManifoldOptimizer(Optimizer):
 
         def unchecked(read: Tensor | None, _: float) -> Change:
             def descend() -> None:
+                start = None if manifold.compact else x.clone()
                 if read is None and not isinstance(block, Rounds):
                     manifold.descend_(x, grad, block, descent)
                 else:
                     slopes = derivatives() if read is None else whole(read)
                     move_(manifold, x, block, guarded(slopes, step_scale(manifold, x, block)))
+                if start is not None:
+                    x.copy_(torch.where(self._guard.admit(x, x).all(), x, start))
 
             return Change(descend, count, restore)
 
         def follow(read: Tensor, t: Tensor, direction: Tensor, store: Store) -> Change:
+            made, limit, end = t, longest(t.dtype), None
+            if not manifold.compact and bool((t.abs() < limit).all()):
+                # Times that are short enough may still take a point to where numbers end.
+                made = end = move_(manifold, x.clone(), block, t)
+                limit = math.inf
+
             def move() -> None:
-                move_(manifold, x, block, t)
+                if end is None:
+                    move_(manifold, x, block, t)
+                else:
+                    x.copy_(end)
 
             def keep() -> None:
                 store(None)
@@ -523,7 +535,7 @@ class ManifoldOptimizer(Optimizer):
                     first, second = (manifold.group_values(x, m) for m in (first, second))
                 return downwards * inner(first, second)
 
-            return Change(move, keep, restore, t, longest(t.dtype), slope)
+            return Change(move, keep, restore, made, limit, slope)
 
         def checked(read: Tensor | None, factor: float) -> Change:
             assert read is not None  # `derivatives` has been called

@@ -118,6 +118,7 @@ NOTHING = {
     "there is one coordinate",
     "frame_bounds is None",
     "period is None",
+    "the manifold is not compact",
     "left out by skip=",
     "transp_follow_expmap is left at its default, by transp",
 }

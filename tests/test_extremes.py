@@ -14,7 +14,17 @@ from strategies import DTYPES, Noise, defect, noises
 from test_finite import assert_unchanged, snapshot
 from torch import Tensor, nn
 
-from givens.manifolds import Euclidean, OrthogonalGroup, Product, Sphere, Stiefel, UnitaryGroup
+from givens.manifolds import (
+    Euclidean,
+    Lorentz,
+    OrthogonalGroup,
+    Product,
+    Sphere,
+    Stiefel,
+    SymmetricPositiveDefinite,
+    Symplectic,
+    UnitaryGroup,
+)
 from givens.manifolds.exponential import expm1
 from givens.manifolds.rotations import rotate_columns_
 from givens.optim import (
@@ -118,6 +128,39 @@ def test_a_step_is_all_or_nothing(method, scaling, dtype):
         # Exponentials of tall matrices are no products of rotations: a huge angle costs them digits.
         if name not in ("stiefel", "product"):
             assert off_manifold(p) <= 2 * ROUNDED[dtype], (name, size)
+
+
+@pytest.mark.parametrize("by_host", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("manifold", "shape"),
+    [(SymmetricPositiveDefinite(), (3, 3)), (Lorentz(), (4,)), (Symplectic(), (4, 4))],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_a_point_that_would_run_away_stays(manifold, shape, method, by_host, monkeypatch):
+    """Where points are not bounded, they can overflow although the times do not."""
+    monkeypatch.setattr(ManifoldOptimizer, "_checked_by_host", lambda *_: by_host)
+    generator = torch.Generator().manual_seed(0)
+    raised = []
+    for size in (1e2, 1e6, 1e12, 1e100):
+        x = manifold.random(*shape, dtype=torch.float64, generator=generator)
+        p = ManifoldParameter(x, manifold=manifold)
+        try:
+            optimizer = build([p], 0.1, method)
+            p.grad = size * torch.randn(shape, dtype=torch.float64, generator=generator)
+            before = snapshot(optimizer)
+            optimizer.step()
+            optimizer.check_finite()
+        except (NotImplementedError, ValueError):
+            return  # there are no groups
+        except FloatingPointError:
+            raised.append(size)
+            if by_host or method != "srgd":
+                assert torch.equal(p, before[0][0])
+            if by_host:
+                assert_unchanged(optimizer, before)
+        assert bool(p.isfinite().all())
+    assert raised or method not in ("everything", "srgd")  # one coordinate may shear, or shrink
 
 
 @every_rule

@@ -19,6 +19,7 @@ from givens.manifolds import (
     OrthogonalGroup,
     Sphere,
     Stiefel,
+    SymmetricPositiveDefinite,
     UnitaryGroup,
 )
 from givens.manifolds.testing import LAWS, LawBroken, check_manifold, law
@@ -245,6 +246,11 @@ BROKEN = {
         ((Euclidean, (3,)), {"period": 1.0}),
         ((Lorentz, (4,)), {"period": 2 * math.pi}),
         ((UnitaryGroup, (3, 3)), {"period": 2 * math.pi}),
+    ],
+    "points of a compact manifold stay near": [
+        ((Euclidean, (3,)), {"compact": True}),
+        ((Lorentz, (4,)), {"compact": True}),
+        ((SymmetricPositiveDefinite, (3, 3)), {"compact": True}),
     ],
     "moves form a group": [before(SPHERE, "move_", lambda x, block, t: (x, block, t.sin()))],
     "moves are undone": [

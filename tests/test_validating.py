@@ -51,7 +51,16 @@ def test_it_is_what_it_wraps():
     assert not isinstance(Validating(geoopt.Sphere()), CoordinateManifold)
     assert repr(CHECKED) == "Validating(OrthogonalGroup manifold)"
     wrapped = Validating(OrthogonalGroup("cayley"))
-    for name in ("name", "ndim", "reversible", "dtypes", "frame_bounds", "period", "retraction"):
+    for name in (
+        "name",
+        "ndim",
+        "reversible",
+        "dtypes",
+        "frame_bounds",
+        "period",
+        "compact",
+        "retraction",
+    ):
         assert getattr(wrapped, name) == getattr(wrapped.manifold, name)
     assert Validating(Euclidean(3)).ndim == 3
     with pytest.raises(AttributeError, match="nonsense"):

@@ -744,6 +744,21 @@ def motions_come_round_after_a_period(case: Case) -> None:
         case.close(after(turns), expected, f"{turns} turns, and the sum of cosine and sine", x)
 
 
+@law("points run away along a coordinate; only where they cannot is the manifold compact.")
+def points_of_a_compact_manifold_stay_near(case: Case) -> None:
+    """However long a motion, entries stay of the size that they had."""
+    if not case.manifold.compact:
+        raise DoesNotApply("the manifold is not compact")
+    x = case.point()
+    one = case.one(x)
+    t = torch.full(one.index.shape, 1e6, dtype=torch.float64, device=x.device)
+    y = case.manifold.move(x, one, t)
+    case.require(
+        bool((y.abs().amax() <= 1e3 * x.abs().amax().clamp(min=1.0)).all()),
+        f"after a time of 1e6 the largest entry of a point is {float(y.abs().amax()):.1e}",
+    )
+
+
 @law("axes does not name all that a coordinate turns: without a common axis, they must commute.")
 def disjoint_moves_commute(case: Case) -> None:
     """A disjoint block is its coordinates one after the other, in any order."""
