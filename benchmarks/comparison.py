@@ -45,7 +45,7 @@ from givens import manifolds
 from givens.optim import SRCD, SRGD, Adam, Armijo, Grouping, Matching, Uniform
 
 GAPS = (1e-1, 1e-2, 1e-4, 1e-8)
-GRID = tuple(10 ** (k / 2) for k in range(-10, 5))  # times the task's own unit of stepsize
+GRID = tuple(10 ** (k / 2) for k in range(-6, 5))  # times the task's own unit of stepsize
 Make = Callable[[ManifoldParameter, float], torch.optim.Optimizer]
 
 
@@ -210,6 +210,7 @@ OURS: dict[str, Make] = {
     "SRGD": lambda p, lr: SRGD([p], lr),
     "SRGD, momentum": lambda p, lr: SRGD([p], lr, momentum=0.9),
     "SRGD, retraction": lambda p, lr: SRGD([p], lr, map="retr"),
+    "SRGD, retraction, momentum": lambda p, lr: SRGD([p], lr, momentum=0.9, map="retr"),
     "SRCD, groups of 16, Armijo": lambda p, lr: SRCD([p], lr, Grouping(16), line_search=Armijo()),
     "SRGD, Armijo": lambda p, lr: SRGD([p], lr, line_search=Armijo()),
 }
@@ -475,7 +476,7 @@ def draw(everything: dict[str, Any], path: Path) -> None:
 
 COLOURS = (
     *("#e69f00", "#56b4e9", "#117733", "#882255", "#cc79a7", "#d55e00", "#b22222"),
-    *("#ee7733", "#aa4499", "#ff5555"),
+    *("#ee7733", "#bbbb22", "#aa4499", "#ff5555"),
     *("#009e73", "#0072b2", "#000000"),
     *("#7f7f7f", "#999933", "#332288"),
 )
