@@ -37,7 +37,7 @@ HIDDEN, UNITARY = 64, 45  # 2,016 and 2,025 dimensions
 GRID = (3e-4, 1e-3, 3e-3, 1e-2)
 TASKS: dict[str, tuple[Callable[[int], Any], int]] = {
     "permuted digits": (lambda seed: PixelDigits(permuted=True, seed=seed), 500),
-    "adding, 100 steps": (lambda seed: AddingProblem(100, 64, seed=seed), 700),
+    "adding, 30 steps": (lambda seed: AddingProblem(30, 64, seed=seed), 1000),
     "copying, 50 blanks": (lambda seed: CopyingMemory(50, 10, 64, seed=seed), 700),
 }
 Make = Callable[[list[Tensor], float], list[torch.optim.Optimizer]]
