@@ -1,0 +1,138 @@
+"""The ways to learn a rotation that the applications compare, on one clock and one grid of stepsizes.
+
+Time is what this process has computed (CPU seconds, one thread): others on the machine do not count in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from geoopt import ManifoldParameter
+from torch import Tensor
+
+from givens.manifolds import OrthogonalGroup
+from givens.optim import SRCD, SRGD, Adam, Grouping, Matching
+
+clock = time.process_time
+
+# Makes an optimizer of one d×d orthogonal matrix from it and a stepsize.
+Make = Callable[[torch.nn.Parameter, float], torch.optim.Optimizer]
+
+
+class CayleySGD(torch.optim.Optimizer):
+    """SGD with momentum by an iterated Cayley transform (Li, Fuxin & Todorovic, 2020, Algorithm 1).
+
+    For square X, where MXᵀ − ½X(XᵀM)Xᵀ is ½MXᵀ: W = ½(MXᵀ − XMᵀ), and the step
+    X ← (I − αW/2)⁻¹(I + αW/2)X by a fixed-point iteration, with α‖W‖ ≤ 1 so that it contracts.
+    """
+
+    def __init__(self, params, lr: float, momentum: float = 0.9, iterations: int = 5) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "iterations": iterations})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter."""
+        for group in self.param_groups:
+            for x in group["params"]:
+                m = self.state[x].get("momentum", torch.zeros_like(x))
+                m = group["momentum"] * m - x.grad
+                w = m @ x.mT
+                w = (w - w.mT) / 2
+                m = self.state[x]["momentum"] = w @ x
+                # The spectral norm is at most the Frobenius norm.
+                alpha = min(group["lr"], 1 / (float(w.norm()) + 1e-8))
+                y = x + alpha * m
+                for _ in range(group["iterations"]):
+                    y = x + alpha / 2 * (w @ (x + y))
+                x.copy_(y)
+
+
+def pogo(x: torch.nn.Parameter, lr: float) -> torch.optim.Optimizer:
+    """POGO with the base optimizer that its authors recommend."""
+    from pogo import POGO
+    from pogo.base import VectorAdam
+
+    return POGO([x], VectorAdam(), lr, flatten_fn=lambda m: m.unsqueeze(0) if m.ndim == 2 else m)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn a rotation."""
+
+    make: Make
+    stepsizes: Sequence[float]  # that are tried
+    colour: str
+
+
+METHODS = {
+    "Cayley SGD": Method(lambda x, lr: CayleySGD([x], lr), (0.03, 0.1, 0.3, 1.0), "#7f7f7f"),
+    "POGO, VectorAdam": Method(pogo, (0.1, 0.3, 1.0, 3.0), "#cc79a7"),
+    "SRGD, Adam": Method(
+        lambda x, lr: SRGD([x], lr, scaling=Adam()), (3e-3, 0.01, 0.03, 0.1), "#d55e00"
+    ),
+    "SRCD, groups of 64, Adam": Method(
+        lambda x, lr: SRCD([x], lr, Grouping(64), Adam()), (3e-3, 0.01, 0.03, 0.1), "#0072b2"
+    ),
+    "SRCD, groups of 16, Adam": Method(
+        lambda x, lr: SRCD([x], lr, Grouping(16), Adam()), (3e-3, 0.01, 0.03, 0.1), "#56b4e9"
+    ),
+    "SRCD, matching, Adam": Method(
+        lambda x, lr: SRCD([x], lr, Matching(), Adam()), (0.01, 0.03, 0.1, 0.3), "#009e73"
+    ),
+}
+
+
+def random_rotation(d: int, seed: int) -> Tensor:
+    """Draw a rotation from the Haar measure."""
+    generator = torch.Generator().manual_seed(seed)
+    return OrthogonalGroup().random(d, d, det=1, generator=generator).as_subclass(Tensor)
+
+
+def learn(
+    method: Method,
+    lr: float,
+    start: Tensor,
+    gradient: Callable[[Tensor], Tensor],
+    look: Callable[[Tensor, float], None],
+    marks: Sequence[float],
+    spent: float = 0.0,
+) -> int:
+    """Learn a rotation until the clock says that it is time; the stepsize falls linearly to 0.
+
+    Parameters
+    ----------
+    method, lr
+        How.
+    start : Tensor
+        Where the rotation starts, shape ``(d, d)``.
+    gradient : callable
+        Returns the Euclidean gradient of a mini-batch at a rotation.
+    look : callable
+        Called with the rotation and the seconds spent; is not on the clock.
+    marks : sequence of float
+        The seconds after which it is called. With the last one learning ends.
+    spent : float
+        Seconds that have gone into the start.
+
+    Returns
+    -------
+    int
+        Number of steps.
+    """
+    x = ManifoldParameter(start.clone(), manifold=OrthogonalGroup())
+    optimizer = method.make(x, lr)
+    steps = 0
+    for mark in marks:
+        begin = clock() - spent
+        while (now := clock() - begin) < mark:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (1 - now / marks[-1])
+            x.grad = gradient(x.detach().as_subclass(Tensor))
+            optimizer.step()
+            steps += 1
+        spent = clock() - begin
+        look(x.detach().as_subclass(Tensor), spent)
+    return steps
