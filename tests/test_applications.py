@@ -1,6 +1,8 @@
 """What the applications of the benchmarks are made of: quantizers, and the peers written for them."""
 
 import importlib
+import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from givens.manifolds import OrthogonalGroup
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "applications"
-MODULES = ("report", "rotations", "product_quantization")
+MODULES = ("report", "rotations", "product_quantization", "low_bit", "smollm")
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -158,11 +160,189 @@ def test_allocated_components_are_a_rotation_that_balances(pq, seed, m):
     assert logs.max() - logs.min() <= plain.max() - plain.min() + 1e-9
 
 
-@pytest.mark.parametrize(("distortion", "seconds"), [(0.5, 4.0), (0.75, 2.0), (1.0, 1.0)])
-def test_time_to_a_distortion_lies_between_two_looks(pq, distortion, seconds):
-    run = {"seconds": [1.0, 4.0, 9.0], "distortion": [1.0, 0.5, 0.6]}
-    assert pq.time_to(run, distortion) == pytest.approx(seconds)
-    assert pq.time_to(run, 0.4) == float("inf")
+# Rounding to few bits.
+
+
+@pytest.fixture(scope="module")
+def low_bit():
+    return load("low_bit")
+
+
+@settings(max_examples=30)
+@given(seed=seeds, bits=st.integers(2, 8), factor=st.floats(1e-3, 1e3))
+def test_rounding_is_to_levels_and_by_half_a_step_at_most(low_bit, seed, bits, factor):
+    y = vectors(5, 40, seed)
+    rounded = low_bit.quantize(y, bits)
+    step = y.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    assert ((y - rounded).abs() <= step / 2 + 1e-12).all()
+    levels = rounded / step
+    torch.testing.assert_close(levels, levels.round())
+    assert len(levels.round().unique()) < 2**bits
+    torch.testing.assert_close(low_bit.quantize(rounded, bits), rounded)
+    torch.testing.assert_close(low_bit.quantize(factor * y, bits), factor * rounded)
+
+
+def test_zero_is_rounded_to_zero(low_bit):
+    assert torch.equal(low_bit.quantize(torch.zeros(2, 3)), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("d", [1, 2, 12, 64, 576, 1536])
+def test_hadamard_matrices_are_flat_and_orthogonal(low_bit, d):
+    h = low_bit.hadamard(d)
+    torch.testing.assert_close(h.abs(), torch.full((d, d), d**-0.5))
+    torch.testing.assert_close(h @ h.mT, torch.eye(d), atol=1e-5, rtol=0)
+    assert (
+        not torch.equal(low_bit.random_hadamard(d, 0).sign(), low_bit.hadamard(d).sign()) or d < 3
+    )
+
+
+@pytest.mark.parametrize("d", [3, 20, 28])
+def test_sizes_without_a_hadamard_matrix_here_are_refused(low_bit, d):
+    with pytest.raises(ValueError, match=f"d={d}"):
+        low_bit.hadamard(d)
+
+
+@settings(max_examples=20)
+@given(seed=seeds, d=st.integers(1, 30))
+def test_the_root_of_the_kurtosis_lies_between_flat_and_one_entry(low_bit, seed, d):
+    y = low_bit.unit(vectors(7, d, seed))
+    assert 1 - 1e-9 <= low_bit.root_kurtosis(y) <= math.sqrt(d) + 1e-9
+    assert low_bit.root_kurtosis(y.sign()) == pytest.approx(1)
+    one = low_bit.unit(torch.eye(d, dtype=torch.float64))
+    assert low_bit.root_kurtosis(one) == pytest.approx(math.sqrt(d))
+
+
+def language_model(smollm, seed=0):
+    """A small one, of the same build."""
+    draw = generator(seed)
+
+    def matrix(outputs, inputs):
+        return torch.randn(outputs, inputs, generator=draw) / inputs**0.5
+
+    d, width, hidden = 12, 4, 8
+    shapes = {
+        "attention": (d + 2 * width, d),
+        "output": (d, d),
+        "hidden": (2 * hidden, d),
+        "down": (d, hidden),
+    }
+    weights = {f"{i}.{kind}": matrix(*shape) for i in range(2) for kind, shape in shapes.items()}
+    embedding = matrix(20, d) * 4
+    return smollm.Smollm(
+        weights, embedding, embedding.clone(), blocks=2, heads=3, pairs=1, base=100.0, eps=1e-5
+    )
+
+
+def token_sequences(n, length, seed=0):
+    return torch.randint(20, (n, length), generator=generator(seed))
+
+
+def test_a_token_hears_only_of_those_before_it(low_bit):
+    model = language_model(load("smollm"))
+    tokens = token_sequences(1, 9)
+    other = tokens.clone()
+    other[:, 6] = (other[:, 6] + 1) % 20
+    same, changed = model.losses(tokens)[0], model.losses(other)[0]
+    torch.testing.assert_close(same[:5], changed[:5])  # losses of the tokens 1 to 5
+    assert ((same[5:] - changed[5:]).abs() > 1e-4).all()
+
+
+def test_attention_sees_distances_and_not_places(low_bit):
+    model = language_model(load("smollm"))
+    x = torch.randn(1, 5, 12, generator=generator(1))
+    padded = torch.cat([x[:, :1].expand(1, 3, 12), x], 1)
+    # Of the last tokens, where the first ones are left out of sight.
+    turn = model._rotary(8)
+    late = model._attend(0, x, turn[3:], load("smollm").plain)
+    early = model._attend(0, x, turn[:5], load("smollm").plain)
+    torch.testing.assert_close(late, early, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(model._attend(0, padded, turn, load("smollm").plain)[:, 3:], early)
+
+
+def test_a_rotation_changes_nothing_until_it_is_rounded(low_bit, monkeypatch):
+    smollm = load("smollm")
+    places = low_bit.Places(language_model(smollm), token_sequences(12, 9))
+    assert len(places.measured) == 4
+    r = rotation(12, 0).float()
+    exact = places.perplexity(None)
+    assert places.error(r) > 1e-4
+    assert places.perplexity(r) != pytest.approx(exact, rel=1e-4)
+    monkeypatch.setattr(low_bit, "quantize", lambda y: y)
+    assert places.error(r) < 1e-10
+    assert places.perplexity(r) == pytest.approx(exact, rel=1e-4)
+
+
+def test_gradients_are_those_of_activations_and_rows_alike(low_bit):
+    places = low_bit.Places(language_model(load("smollm")), token_sequences(12, 9))
+    r = rotation(12, 0).float()
+    found = sum(places.gradient(seed)(r) for seed in range(40)) / 40
+    r.requires_grad_()
+    cost = sum(low_bit.root_kurtosis(part @ r) for part in (places.activations, places.rows)) / 2
+    (expected,) = torch.autograd.grad(cost, r)
+    assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+# What the applications share.
+
+
+@pytest.fixture
+def rotations(monkeypatch):
+    """With a clock that moves on by one at every look at it."""
+    module = load("rotations")
+    monkeypatch.setattr(module, "clock", itertools.count().__next__)
+    return module
+
+
+@pytest.mark.parametrize("name", ["Cayley SGD", "SRGD, Adam", "SRCD, matching, Adam"])
+def test_learning_goes_down_and_stays_orthogonal(rotations, name):
+    target = rotation(6, 1).float()
+    start = rotations.random_rotation(6, 0)
+    looks = []
+    steps = rotations.learn(
+        rotations.METHODS[name],
+        0.1,
+        start,
+        lambda r: r - target,
+        lambda r, seconds: looks.append((seconds, rotations.departure(r), (r - target).norm())),
+        marks=(20, 60),
+    )
+    assert steps > 30
+    assert all(departure < 1e-4 for _, departure, _ in looks)
+    assert looks[-1][2] < looks[0][2] < (start - target).norm()
+
+
+def test_looking_is_not_on_the_clock(rotations):
+    def run(idle):
+        seconds = []
+
+        def look(r, spent):
+            seconds.append(spent)
+            for _ in range(idle):
+                rotations.clock()
+
+        method = rotations.METHODS["SRCD, matching, Adam"]
+        start = rotations.random_rotation(4, 0)
+        return rotations.learn(method, 0.1, start, lambda r: r, look, (10, 20, 30)), seconds
+
+    assert run(0) == run(1000)
+
+
+def test_the_stepsize_with_the_least_cost_is_taken_for_the_other_seeds(rotations):
+    best = rotations.METHODS["SRGD, Adam"].stepsizes[2]
+
+    def trained(name, lr, seed):
+        return {"stepsize": lr, "seed": seed, "cost": [0.0, abs(lr - best) + 1]}
+
+    runs, tuning = rotations.tuned(["SRGD, Adam"], trained, 3, "cost")
+    assert [(run["stepsize"], run["seed"]) for run in runs] == [(best, 0), (best, 1), (best, 2)]
+    assert [run["stepsize"] for run in tuning] == list(rotations.METHODS["SRGD, Adam"].stepsizes)
+
+
+@pytest.mark.parametrize(("cost", "seconds"), [(0.5, 4.0), (0.75, 2.0), (1.0, 1.0)])
+def test_time_to_a_cost_lies_between_two_looks(rotations, cost, seconds):
+    looks = [1.0, 4.0, 9.0], [1.0, 0.5, 0.6]
+    assert rotations.time_to(*looks, cost) == pytest.approx(seconds)
+    assert rotations.time_to(*looks, 0.4) == float("inf")
 
 
 # The peer that has no package.

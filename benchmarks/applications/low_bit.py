@@ -78,9 +78,9 @@ def hadamard(d: int) -> Tensor:
         twelve[1 + i, 0] = -1.0
     matrix, rest = torch.ones(1, 1), d
     for order, factor in ((12, twelve), (2, torch.tensor([[1.0, 1.0], [1.0, -1.0]]))):
-        while rest % (3 if order == 12 else 2) == 0:
+        while rest % order == 0:
             matrix, rest = torch.kron(matrix, factor), rest // order
-    if rest != 1 or len(matrix) != d:
+    if rest != 1:
         raise ValueError(f"d={d}: expected a product of powers of 2 and 12")
     return matrix / math.sqrt(d)
 
