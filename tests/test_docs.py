@@ -17,7 +17,8 @@ from givens.optim import GaussSouthwell, GradientView, Matching
 
 ROOT = Path(__file__).parents[1]
 # The built site is left out, and what a folder of examples holds beside pages.
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/api/*.md")])
+FOLDERS = ("", "docs/", "docs/api/", "docs/applications/")
+PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}*.md"))
 EXAMPLES = sorted(ROOT.glob("docs/examples/*.py"))
 MODULES = [
     module.name

@@ -30,6 +30,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from report import (
     console,
+    log_axis,
     new_figure,
     output_option,
     save_figure,
@@ -262,13 +263,15 @@ def conclude(
     for name, of in groups.items():
         errors = [run["error"][-1] for run in of]
         reached = [time_to(run["seconds"][1:], run["error"][1:], target) for run in of]
+        texts = [run["perplexity"] for run in of]
         learned = name in steps
         summary[name] = {
             "stepsize": of[0].get("stepsize"),
             "steps": float(np.median([run.get("steps", 0) for run in of])),
             "error": float(np.median(errors)),
             "least and largest error": [min(errors), max(errors)],
-            "perplexity": float(np.median([run["perplexity"] for run in of])),
+            "perplexity": float(np.median(texts)),
+            "least and largest perplexity": [min(texts), max(texts)],
             "seconds to the error of Cayley SGD": float(np.median(reached)) if learned else None,
             "off the manifold": max(run["off the manifold"] for run in of),
         }
@@ -281,7 +284,7 @@ def conclude(
                 " / ".join(f"{1e3 * t:.3g}" for t in steps[name].values()) if learned else "–",
                 f"{s['steps']:.0f}" if learned else "–",
                 f"{s['error']:.4f} ({min(errors):.4f}–{max(errors):.4f})",
-                f"{s['perplexity']:.4g}",
+                f"{s['perplexity']:.4g} ({min(texts):.4g}–{max(texts):.4g})",
                 seconds if learned else "–",
             ]
         )
@@ -293,7 +296,7 @@ def conclude(
             "ms a step,\nd = " + " / ".join(map(str, steps["SRGD, Adam"])),
             "steps",
             "error (of seeds)",
-            "perplexity",
+            "perplexity (of seeds)",
             f"seconds to\n{target:.4f}",
         ],
         rows,
@@ -331,8 +334,7 @@ def draw(runs: list[Run], path: Path) -> None:
             style = ":" if run["name"] == "random rotation" else "--"
             axes.axhline(run["error"][-1], color="0.3", linestyle=style, label=run["name"])
     (none,) = (run for run in runs if run["name"] == "no rotation")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
+    log_axis(axes.xaxis)
     axes.set_xlabel("CPU seconds")
     axes.set_ylabel("relative squared error of the outputs")
     axes.set_title(
@@ -340,7 +342,7 @@ def draw(runs: list[Run], path: Path) -> None:
         f"without rotation: {none['error'][-1]:.3f}",
         fontsize=10,
     )
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right", bbox_to_anchor=(1, 0.93))
     save_figure(figure, path)
 
 

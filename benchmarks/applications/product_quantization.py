@@ -27,6 +27,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from report import (
     console,
+    log_axis,
     new_figure,
     output_option,
     save_figure,
@@ -434,8 +435,7 @@ def draw(runs: list[Run], m: int, path: Path) -> None:
                 )
             elif run["name"] == "random rotation" and first:
                 axes.axhline(run[key][-1], color="0.5", linestyle=":", label="random rotation")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+        log_axis(axes.xaxis)
         axes.set_xlabel("CPU seconds")
     figure.axes[0].set_ylabel("distortion: mean ‖x − x̂‖², ‖x‖ = 1")
     figure.axes[1].set_ylabel(f"{NEIGHBOURS}-recall@{NEIGHBOURS}")
