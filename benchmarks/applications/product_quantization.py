@@ -301,7 +301,7 @@ def _new(name: str, seed: int) -> Run:
 
 @click.command(help=__doc__)
 @click.option("--bytes", "m", default=8, show_default=True, help="Of a code: pieces of a vector.")
-@click.option("--budget", default=6.0, show_default=True, help="CPU seconds of a run.")
+@click.option("--budget", default=5.0, show_default=True, help="CPU seconds of a run.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option(
     "--faiss",
