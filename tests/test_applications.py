@@ -148,16 +148,17 @@ def test_recall_counts_the_neighbours_that_are_found(pq):
 
 
 @settings(max_examples=20)
-@given(seed=seeds, m=st.sampled_from([1, 2, 4]))
-def test_allocated_components_are_a_rotation_that_balances(pq, seed, m):
-    x = vectors(80, 8, seed) * torch.logspace(0, 2, 8, dtype=torch.float64)
+@given(seed=seeds, m=st.sampled_from([2, 4]), factor=st.sampled_from([1e-3, 1.0, 1e3]))
+def test_allocated_components_are_a_rotation_that_balances(pq, seed, m, factor):
+    x = vectors(80, 8, seed) * torch.logspace(0, 2, 8, dtype=torch.float64) * factor
     r = pq.allocated_components(x, m)
     torch.testing.assert_close(r.mT @ r, torch.eye(8, dtype=torch.float64))
     covariance = (x @ r).mT.cov()
-    torch.testing.assert_close(covariance, covariance.diagonal().diag(), atol=1e-8, rtol=1e-8)
+    size = float(covariance.abs().max())
+    torch.testing.assert_close(covariance / size, covariance.diagonal().diag() / size)
     logs = covariance.diagonal().log().view(m, -1).sum(-1)
     plain = torch.linalg.eigvalsh(x.mT.cov()).log().view(m, -1).sum(-1)
-    assert logs.max() - logs.min() <= plain.max() - plain.min() + 1e-9
+    assert logs.max() - logs.min() < 0.7 * (plain.max() - plain.min())
 
 
 # Rounding to few bits.

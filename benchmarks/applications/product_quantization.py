@@ -47,6 +47,7 @@ from rotations import (
 )
 
 LEARNERS = ("POGO, VectorAdam", "SRGD, Adam", "SRCD, groups of 64, Adam")
+FROM_COMPONENTS = " from principal components"
 CENTROIDS = 256
 BATCH = 1024
 MEMORY = 0.95  # what a step leaves of the sums that a centroid is the mean of
@@ -170,7 +171,9 @@ def allocated_components(x: Tensor, m: int) -> Tensor:
     variances, components = (a.flip(-1) for a in torch.linalg.eigh(x.mT.cov()))
     pieces: list[list[int]] = [[] for _ in range(m)]
     logs = [0.0] * m
-    for i, variance in enumerate(variances.clamp(min=1e-12).log().tolist()):
+    # In units of the least, so that a component never makes a product smaller.
+    variances = variances.clamp(min=1e-12)
+    for i, variance in enumerate((variances / variances.amin()).log().tolist()):
         room = [p for p in range(m) if len(pieces[p]) < x.shape[-1] // m]
         least = min(room, key=lambda p: logs[p])
         pieces[least].append(i)
@@ -212,9 +215,11 @@ class Experiment:
         self.search, self.m = search, m
         self.marks = [budget * share for share in (1 / 12, 1 / 6, 1 / 3, 1 / 2, 3 / 4, 1)]
 
-    def trained(self, name: str, lr: float, seed: int) -> Run:
+    def trained(self, name: str, lr: float, seed: int, start: Start | None = None) -> Run:
         """Learn the rotation on mini-batches."""
-        run, rotation, quantizer, spent = self._begin(name, seed)
+        run, rotation, quantizer, spent = self._begin(name, seed, start)
+        if start is not None:
+            run["name"] += FROM_COMPONENTS
         run["stepsize"] = lr
         run["steps"] = learn(
             METHODS[name],
@@ -328,14 +333,21 @@ def main(m: int, budget: float, seeds: int, turns: str, output: Path) -> None:  
         "random rotation": lambda seed: random_rotation(d, seed),
         "principal components": lambda seed: allocated_components(search.base, m),
     }
+    components = fixed["principal components"]
     for seed in range(seeds):
         runs += [experiment.fixed(name, rotation(seed), seed) for name, rotation in fixed.items()]
         runs.append(experiment.alternated("OPQ", seed))
-        components = fixed["principal components"]
-        runs.append(experiment.alternated("OPQ from principal components", seed, components))
+        runs.append(experiment.alternated("OPQ" + FROM_COMPONENTS, seed, components))
     runs += [experiment.faiss(int(turn)) for turn in turns.split(",") if turn]
     best, tuning = tuned(LEARNERS, experiment.trained, seeds, "distortion")
-    runs += best
+    again, more = tuned(
+        ("SRGD, Adam",),
+        lambda name, lr, seed: experiment.trained(name, lr, seed, components),
+        seeds,
+        "distortion",
+    )
+    runs += best + again
+    tuning += more
     conclude(runs, tuning, m, output)
 
 
@@ -411,7 +423,8 @@ def draw(runs: list[Run], m: int, path: Path) -> None:
     figure = new_figure(2, width=10.0, height=4.4)
     colours = {
         "OPQ": "#000000",
-        "OPQ from principal components": "#7f7f7f",
+        "OPQ" + FROM_COMPONENTS: "#7f7f7f",
+        "SRGD, Adam" + FROM_COMPONENTS: "#e69f00",
         **{name: METHODS[name].colour for name in LEARNERS},
     }
     for axes, key in zip(figure.axes, ("distortion", "recall"), strict=True):
