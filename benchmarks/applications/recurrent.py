@@ -31,13 +31,12 @@ from report import console, output_option, show_machine, show_table, write_json
 from givens.optim import SRCD, SRGD, Adam, Grouping, Matching
 from givens.rnn import OrthogonalRNN, SequenceModel, UnitaryRNN
 from givens.rnn.recurrence import recurrence_
-from givens.rnn.tasks import AddingProblem, CopyingMemory, PixelDigits
+from givens.rnn.tasks import CopyingMemory, PixelDigits
 
 HIDDEN, UNITARY = 64, 45  # 2,016 and 2,025 dimensions
 GRID = (3e-4, 1e-3, 3e-3, 1e-2)
 TASKS: dict[str, tuple[Callable[[int], Any], int]] = {
     "permuted digits": (lambda seed: PixelDigits(permuted=True, seed=seed), 500),
-    "adding, 30 steps": (lambda seed: AddingProblem(30, 64, seed=seed), 1000),
     "copying, 50 blanks": (lambda seed: CopyingMemory(50, 10, 64, seed=seed), 700),
 }
 Make = Callable[[list[Tensor], float], list[torch.optim.Optimizer]]
