@@ -65,7 +65,7 @@ class LineSearch(Protocol):
 class Armijo:
     """Backtracking until the objective falls enough (Armijo, 1966; Nocedal & Wright, Algorithm 3.1).
 
-    The stepsize is `lr` times the first factor s of s_0, s_0·`shrink`, s_0·`shrink`², … with
+    The stepsize is `lr` times the first factor s of s_0, s_0·q, s_0·q², … (q is `shrink`) with
 
         f(x(s)) ≤ f(x(0)) + decrease · s · f′(0),
 
