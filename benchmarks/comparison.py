@@ -6,7 +6,7 @@ hyperbolic space; and the Fréchet mean of positive definite matrices. Everythin
 on one thread.
 
 Every method that has a stepsize is tuned on the first seed: all stepsizes of one grid, the same seconds for
-each; the first to arrive at a gap of 1e-8 wins or, if none does, the least loss at the end. A best value at an
+each; the first to arrive at a gap of 1e-8 wins; if none does, the least loss at the end. A best value at an
 edge of the grid is marked. Then all seeds run with it. Methods with a line search need no tuning. Seconds are
 those of the processor, and include the gradient; flops are those of one step, counted once, times the steps.
 The gap is (f − f*) / (f₀ − f*), where f* is known, or the least value that any run has seen (the tree).
