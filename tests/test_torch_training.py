@@ -323,6 +323,7 @@ def test_a_group_that_comes_later_starts_from_nothing_and_disturbs_nothing(build
     torch.__version__ < (2, 8),
     reason="before torch 2.8 a read of a subclass of Parameter breaks the graph",
 )
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_model_is_trained_like_itself(backend):
     for build in (OPTIMIZERS["srgd momentum"], OPTIMIZERS["uniform momentum"]):
