@@ -347,6 +347,19 @@ class CoordinateManifold(Manifold):
 
     # What the methods of a subclass check first.
 
+    def _numbers(self, x: Tensor, block: CoordinateBlock) -> Tensor:
+        """The numbers of the coordinates of a block, with the batch of `x`; not of groups."""
+        if isinstance(block, Groups):
+            raise NotImplementedError(
+                f"{self.name} moves no groups of axes, whose skew matrices have no place for coordinates of "
+                "a single one; use Coordinates or All"
+            )
+        if isinstance(block, Coordinates):
+            index = block.index
+        else:
+            index = torch.arange(self.num_coordinates(x), device=x.device)
+        return index.expand(*x.shape[: x.dim() - self.ndim], index.shape[-1])
+
     def _check_pair(self, x: Tensor, u: Tensor, name: str) -> None:
         """Raise unless `x` has the shape and type of points, and `u` those of `x`."""
         self._assert_check_shape(x.shape, "x")

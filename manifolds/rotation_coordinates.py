@@ -174,8 +174,7 @@ class RotationCoordinates(CoordinateManifold):
             place = block.axes.flatten(-2).expand(*y.shape[:-2], -1)
             put_(y, place, columns.transpose(-3, -2).flatten(-2))
             return x
-        index = torch.arange(self.num_coordinates(x), device=x.device)
-        index = index.expand(*x.shape[: x.dim() - self.ndim], index.shape[-1])
+        index = self._numbers(x, block)
         return self._follow_(x, index, t.expand(index.shape))
 
     def descend_(

@@ -9,7 +9,7 @@ from geoopt import ManifoldTensor
 from torch import Tensor
 
 from .base import CoordinateManifold
-from .blocks import CoordinateBlock, Coordinates, Groups
+from .blocks import CoordinateBlock, Coordinates
 from .exponential import expm1
 from .pairs import entry_to_number, number_to_entry
 
@@ -279,19 +279,6 @@ class SymmetricPositiveDefinite(CoordinateManifold):
     def restore_(self, x: Tensor) -> Tensor:
         """Make x exactly symmetric, and positive definite where rounding has spoilt that, in place."""
         return x.copy_(_settled(x.double(), x.dtype))
-
-    def _numbers(self, x: Tensor, block: CoordinateBlock) -> Tensor:
-        """The numbers of the coordinates of a block, with the batch of `x`."""
-        if isinstance(block, Groups):
-            raise NotImplementedError(
-                f"{self.name} moves no groups of axes, in which the single columns have no place; use "
-                "Coordinates or All"
-            )
-        if isinstance(block, Coordinates):
-            index = block.index
-        else:
-            index = torch.arange(self.num_coordinates(x), device=x.device)
-        return index.expand(*x.shape[:-2], index.shape[-1])
 
     def _generators(self, x: Tensor, index: Tensor, t: Tensor) -> Tensor:
         """The symmetric matrices S with Σ t_i f_i = LSLᵀ; numbers that occur twice add up."""

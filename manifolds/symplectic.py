@@ -9,7 +9,7 @@ from geoopt import ManifoldTensor
 from torch import Tensor
 
 from .base import CoordinateManifold
-from .blocks import CoordinateBlock, Coordinates, Groups
+from .blocks import CoordinateBlock, Coordinates
 from .columns import PANEL, column_index, put_, take
 from .exponential import expm1
 from .orthonormal import random_orthonormal
@@ -302,19 +302,6 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
         A point from which rounding has left less than a digit of the equation stays as it is.
         """
         return x.copy_(_restored(x.double()))
-
-    def _numbers(self, x: Tensor, block: CoordinateBlock) -> Tensor:
-        """The numbers of the coordinates of a block, with the batch of `x`."""
-        if isinstance(block, Groups):
-            raise NotImplementedError(
-                f"{self.name} moves no groups of axes, whose coordinates do not fit in a skew matrix; use "
-                "Coordinates or All"
-            )
-        if isinstance(block, Coordinates):
-            index = block.index
-        else:
-            index = torch.arange(self.num_coordinates(x), device=x.device)
-        return index.expand(*x.shape[:-2], index.shape[-1])
 
     def _slopes(self, x: Tensor, egrad: Tensor, index: Tensor) -> Tensor:
         """Derivatives along a few coordinates, shape ``(*batch, k)``."""

@@ -111,6 +111,19 @@ def _tile(w, d, FIRST: tl.constexpr, UNITS: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _tiles(w, d, UNITS: tl.constexpr, TILES: tl.constexpr):
+    """What of a matrix stays in registers: all of it as one tile, or the first three quarters."""
+    WIDTH: tl.constexpr = UNITS if TILES == 1 else UNITS // 4
+    w0 = _tile(w, d, 0, UNITS, WIDTH)
+    w1 = w0
+    w2 = w0
+    if TILES > 1:
+        w1 = _tile(w, d, WIDTH, UNITS, WIDTH)
+        w2 = _tile(w, d, 2 * WIDTH, UNITS, WIDTH)
+    return w0, w1, w2
+
+
+@triton.jit
 def _halves(h, UNITS: tl.constexpr):
     return tl.split(tl.permute(tl.reshape(h, (2, UNITS // 2)), (1, 0)))
 
@@ -150,13 +163,7 @@ def _forward_kernel(
     row = tl.program_id(0).to(tl.int64)
     unit = tl.arange(0, UNITS)
     inside = unit < d
-    WIDTH: tl.constexpr = UNITS if TILES == 1 else UNITS // 4
-    w0 = _tile(weight, d, 0, UNITS, WIDTH)
-    w1 = w0
-    w2 = w0
-    if TILES > 1:
-        w1 = _tile(weight, d, WIDTH, UNITS, WIDTH)
-        w2 = _tile(weight, d, 2 * WIDTH, UNITS, WIDTH)
+    w0, w1, w2 = _tiles(weight, d, UNITS, TILES)
     b = tl.zeros((UNITS,), tl.float32)
     if PHI == _MODRELU:
         b = tl.load(bias + unit * bd, inside, 0.0)
@@ -190,14 +197,8 @@ def _backward_kernel(
     row = tl.program_id(0).to(tl.int64)
     unit = tl.arange(0, UNITS)
     inside = unit < d
-    WIDTH: tl.constexpr = UNITS if TILES == 1 else UNITS // 4
     # A row-major W is a column-major Wᵀ, which is the matrix of dz ↦ dz W.
-    w0 = _tile(weight, d, 0, UNITS, WIDTH)
-    w1 = w0
-    w2 = w0
-    if TILES > 1:
-        w1 = _tile(weight, d, WIDTH, UNITS, WIDTH)
-        w2 = _tile(weight, d, 2 * WIDTH, UNITS, WIDTH)
+    w0, w1, w2 = _tiles(weight, d, UNITS, TILES)
     total = tl.zeros((UNITS,), tl.float32)
     dz = tl.zeros((UNITS,), tl.float32)
     place = row * d + unit
