@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .orthonormal import polar_factor
-from .stiefel import OrthonormalColumns, thin_exponential
+from .stiefel import OrthonormalColumns, thin_exponential, turn_frame
 
 __all__ = ["Grassmann"]
 
@@ -30,8 +30,8 @@ class Grassmann(OrthonormalColumns):
     Derivatives are those of the cost along the motion. For a cost that depends on the subspace only,
     they are the ⟨grad f, f_i⟩.
 
-    Points have shape ``(..., n, p)`` with n >= p >= 1 and n >= 2, float32 or float64. No map forms an n×n
-    matrix.
+    Points have shape ``(..., n, p)`` with n >= p >= 1 and n >= 2, float32 or float64. Where n > 2p no map
+    forms an n×n matrix.
 
     Parameters
     ----------
@@ -67,12 +67,11 @@ class Grassmann(OrthonormalColumns):
 
         With Θ = (uᵀu)^{1/2} it is x cos Θ + uΘ⁻¹ sin Θ, here as x plus an increment, so that a short step is
         accurate relative to its length. No singular vectors are needed: derivatives of every order
-        exist, whatever singular values vanish or repeat. About 10np² flops, and a few products of
-        2p×2p matrices.
+        exist, whatever singular values vanish or repeat. Costs and long steps are as in Stiefel's
+        exponential.
         """
-        u = self.proju(x, u)
-        cosine, sinc = self._cos1_and_sinc(u)
-        return x + (x @ cosine + u @ sinc)
+        u, p = self.proju(x, u), x.shape[-1]
+        return x + turn_frame(x, u.new_zeros((*u.shape[:-2], p, p)), u)
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Log_x(y): the shortest horizontal vector u such that Exp_x(u) spans what y spans.

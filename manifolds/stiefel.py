@@ -11,6 +11,7 @@ from torch import Tensor
 from .exponential import expm1
 from .orthogonal import OrthogonalGroup
 from .orthonormal import (
+    orthonormalize_,
     polar_factor,
     qr_factor,
     random_orthonormal,
@@ -19,7 +20,10 @@ from .orthonormal_matrices import OrthonormalMatrices
 from .rotation_coordinates import RotationCoordinates
 from .sphere import Sphere
 
-__all__ = ["OrthonormalColumns", "Stiefel", "thin_exponential"]
+__all__ = ["OrthonormalColumns", "Stiefel", "thin_exponential", "turn_frame"]
+
+# Radians up to which the Gram matrix leaves max |xᵀx − I| <= 1e-6 in float32.
+_FAR = 8.0
 
 
 class OrthonormalColumns(OrthonormalMatrices, RotationCoordinates):
@@ -27,7 +31,7 @@ class OrthonormalColumns(OrthonormalMatrices, RotationCoordinates):
 
     Coordinate i is the pair of rows (j, l), j < l, numbered along the rows of the strict upper
     triangle; moving along it for the time t rotates the two rows by the angle t, in O(p). The axes are
-    the rows, so disjoint pairs commute. No map forms an n×n matrix.
+    the rows, so disjoint pairs commute. Where n > 2p no map forms an n×n matrix.
 
     Points have shape ``(..., n, p)`` with n >= p >= 1 and n >= 2, float32 or float64.
 
@@ -135,9 +139,9 @@ class Stiefel(OrthonormalColumns):
     2‖A‖² + ‖K‖² in the Euclidean metric: between ‖u‖² and 2‖u‖², for p = n always 2‖u‖². In the canonical
     metric it is ‖u‖², a Parseval frame. The axes are the rows, so disjoint pairs commute.
 
-    Points have shape ``(..., n, p)`` with n >= p >= 1 and n >= 2, float32 or float64. No map forms an n×n
-    matrix; of the n(n − 1)/2 coordinates of a tall one, move along some and not along all. For p = n
-    and the Euclidean metric this is the orthogonal group (its points, geodesics, logarithm and
+    Points have shape ``(..., n, p)`` with n >= p >= 1 and n >= 2, float32 or float64. Where n > 2p no map
+    forms an n×n matrix; of the n(n − 1)/2 coordinates of a tall one, move along some and not along
+    all. For p = n and the Euclidean metric this is the orthogonal group (its points, geodesics, logarithm and
     distance), with rotations from the left where :class:`~givens.manifolds.OrthogonalGroup` has them
     from the right. For p = 1 it is the sphere.
 
@@ -216,21 +220,16 @@ class Stiefel(OrthonormalColumns):
 
         With u = xA + QR, Q orthonormal and normal to x, it is [x Q] times the first p columns of
         expm([[A, −Rᵀ], [R, 0]]) in the canonical metric (Edelman, Arias and Smith, 1998), and in the
-        Euclidean one of expm([[2A, −Rᵀ], [R, 0]]), times expm(−A) (Zimmermann and Hüper, 2022). Here
-        Q and R are not formed, only the Gram matrix RᵀR: derivatives of every order exist at any u,
-        where those of a QR factorization do not if the part of u normal to x has not the full rank.
-        The result is x plus an increment, so that a short step is accurate relative to its length.
-        About 10np² flops, and a few products of 2p×2p matrices.
+        Euclidean one of expm([[2A, −Rᵀ], [R, 0]]), times expm(−A) (Zimmermann and Hüper, 2022). The
+        result is x plus an increment, so that a short step is accurate relative to its length, and
+        derivatives of every order exist at any u (:func:`turn_frame`). About 10np² flops, and a few
+        products of 2p×2p matrices; where u is longer than 8, besides a QR factorization of n×2p.
         """
         a, k = self._parts(x, u)
         if self.metric == "canonical":
-            along, across = thin_exponential(a, k)
-        else:
-            along, across = thin_exponential(2 * a, k)
-            back = expm1(-a)
-            along = along + back + along @ back
-            across = across + across @ back
-        return x + (x @ along + k @ across)
+            return x + turn_frame(x, a, k)
+        turned, back = turn_frame(x, 2 * a, k), expm1(-a)
+        return x + (turned + x @ back + turned @ back)
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Log_x(y) for p = n, where it is the orthogonal group's, and for p = 1, the sphere's.
@@ -310,6 +309,49 @@ class Stiefel(OrthonormalColumns):
             f"the {what} of the Stiefel manifold has no closed form for 1 < p < n, here for points of "
             f"shape {tuple(x.shape)}; {instead}, and Grassmann() has one between the spans of columns"
         )
+
+
+def turn_frame(x: Tensor, b: Tensor, k: Tensor) -> Tensor:
+    """The increment expm(L)x − x for the skew L = xBxᵀ + Kxᵀ − xKᵀ: Lx = xB + K, LK = −xKᵀK.
+
+    For n <= 2p by L itself. In taller matrices L turns 2p directions at most; a turn of a few radians
+    comes from the Gram matrix KᵀK (:func:`thin_exponential`), which needs no factorization. That costs a
+    digit of orthogonality for every digit of the angle, so longer ones are made in an orthonormal
+    basis of these directions. Their derivatives are still those of the first way, for a basis has
+    none where K has not the full rank.
+
+    Parameters
+    ----------
+    x : Tensor
+        Orthonormal columns, shape ``(..., n, p)``.
+    b : Tensor
+        Skew-symmetric matrices, shape ``(..., p, p)``.
+    k : Tensor
+        The shape of `x`, normal to it: xᵀk = 0.
+
+    Returns
+    -------
+    Tensor
+        The shape of `x`. On an accelerator, where the host does not wait to learn the angles of matrices
+        with p <= 32, all are turned in the first way.
+    """
+    n, p = x.shape[-2:]
+    if n <= 2 * p:
+        x = x.contiguous()  # the same bits in every memory layout
+        half = (x @ (b / 2) + k) @ x.mT
+        return expm1(half - half.mT) @ x
+    along, across = thin_exponential(b, k)
+    turned = x @ along + k @ across
+    if x.device.type != "cpu" and p <= 32:
+        return turned
+    size = torch.linalg.matrix_norm(b.detach()) + torch.linalg.matrix_norm(k.detach())
+    far = size.nan_to_num(nan=0.0)[..., None, None] > _FAR
+    if not bool(far.any()):
+        return turned
+    basis = orthonormalize_(torch.linalg.qr(torch.cat([x, k], -1).detach()).Q)
+    exact = basis @ turn_frame(basis.mT @ x.detach(), b.detach(), basis.mT @ k.detach())
+    slope = torch.where(turned.isfinite(), turned - turned.detach(), 0.0)
+    return torch.where(far, exact + slope, turned)
 
 
 def thin_exponential(b: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from givens.manifolds import All, Coordinates, OrthogonalGroup, Sphere, Stiefel
+from givens.manifolds.orthonormal import polar_factor
 from givens.optim import SRCD, SRGD, Block, GaussSouthwell, Uniform
 
 METRICS = ["euclidean", "canonical"]
@@ -356,6 +357,31 @@ def test_expmap_is_pymanopts(shape, noise: Noise):
     u = tangent(noise, x)
     expected = manifolds.Stiefel(*shape).exp(x.numpy(), u.numpy())
     assert error(Stiefel().expmap(x, u), torch.from_numpy(expected)) <= 1e-12
+
+
+@every_metric
+@pytest.mark.parametrize("shape", [(9, 3), (40, 5), (5, 4)])
+@pytest.mark.parametrize("length", [7.9, 8.1, 100.0, 1e4, 1e6])
+def test_long_steps_follow_the_same_geodesic(manifold, shape, length):
+    """An angle of θ is known to θ·ε, whatever is made of it."""
+    noise = Noise(0)
+    x = point(noise, *shape)
+    u = tangent(noise, x)
+    u *= length / u.norm()
+    assert error(manifold.expmap(x, u), dense_exponential(manifold, x, u)) <= 2e-14 * length
+
+
+@every_metric
+def test_derivatives_of_long_steps_are_those_of_the_geodesic(manifold):
+    noise = Noise(0)
+    x, u = point(noise, 7, 2), 20 * noise.normal(7, 2)
+
+    def follow(x, u):
+        x = polar_factor(x)
+        return manifold.expmap(x, manifold.proju(x, u))
+
+    assert (manifold.proju(x, u)).norm() > 20
+    torch.autograd.gradcheck(follow, (x.requires_grad_(), u.requires_grad_()), atol=1e-4)
 
 
 # Gradients
