@@ -80,7 +80,7 @@ def rotate_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     if j.numel():
         j, l, angle = _flat_pairs(j), _flat_pairs(l), _flat_pairs(angle)
         _rotate_kernel[j.shape[-1], y.shape[0]](
-            *(y, j, l, angle, y.shape[-2]),
+            *(y, j, l, angle, *y.shape[-2:]),
             *(*y.stride(), *j.stride(), *l.stride(), *angle.stride()),
             EPS=torch.finfo(y.dtype).eps,
             **_blocks(y.shape[-2]),
@@ -243,7 +243,7 @@ def _slopes_kernel(
 
 @triton.jit
 def _rotate_kernel(
-    x, j, l, angle, m,
+    x, j, l, angle, m, n,
     xb, xm, xn, jb, jk, lb, lk, ab, ak,
     EPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -252,7 +252,8 @@ def _rotate_kernel(
     l = tl.load(l + batch * lb + pair * lk)
     angle = tl.load(angle + batch * ab + pair * ak)
     x += batch * xb
-    _rotate(x + j * xn, x + l * xn, xm, m, angle.to(tl.float64), EPS, BLOCK)
+    entry = _entry(x + j * xn, xm, m, n, j)
+    _rotate(x + j * xn, x + l * xn, xm, m, angle.to(tl.float64), entry, EPS, BLOCK)
 
 
 @triton.jit
@@ -292,12 +293,19 @@ def _descend_kernel(
         tl.store(stopped, True)
     angle = tl.where(small & (halted == 0), t, 0.0).to(tl.float64) * RADIANS
 
+    entry = _entry(x_j, xm, m, n, j)
     if WHOLE:
-        a, b = _rotated(a, b, angle, EPS)
+        a, b = _rotated(a, b, angle, entry, EPS)
         tl.store(x_j + rows * xm, a, mask=inside)
         tl.store(x_l + rows * xm, b, mask=inside)
     else:
-        _rotate(x_j, x_l, xm, m, angle, EPS, BLOCK)
+        _rotate(x_j, x_l, xm, m, angle, entry, EPS, BLOCK)
+
+
+@triton.jit
+def _entry(x_j, xm, m, n, j):
+    """The entry of a column that ``rotations.entries`` takes."""
+    return tl.load(x_j + tl.where(m >= n, j, 0) * xm)
 
 
 @triton.jit
@@ -318,22 +326,22 @@ def _slope(x_j, x_l, xm, g_j, g_l, gm, m, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _rotate(x_j, x_l, xm, m, angle, EPS: tl.constexpr, BLOCK: tl.constexpr):
+def _rotate(x_j, x_l, xm, m, angle, entry, EPS: tl.constexpr, BLOCK: tl.constexpr):
     """Rotate two columns in blocks of rows."""
     for top in range(0, m, BLOCK):
         rows = top + tl.arange(0, BLOCK).to(tl.int64)
         inside = rows < m
         a = tl.load(x_j + rows * xm, mask=inside, other=0.0)
         b = tl.load(x_l + rows * xm, mask=inside, other=0.0)
-        a, b = _rotated(a, b, angle, EPS)
+        a, b = _rotated(a, b, angle, entry, EPS)
         tl.store(x_j + rows * xm, a, mask=inside)
         tl.store(x_l + rows * xm, b, mask=inside)
 
 
 @triton.jit
-def _rotated(a, b, angle, EPS: tl.constexpr):
+def _rotated(a, b, angle, entry, EPS: tl.constexpr):
     """Both columns after the rotation: quarter turns, then the increments."""
-    turn, sine, tangent = _reduced(angle, a.dtype, EPS)
+    turn, sine, tangent = _reduced(angle, entry, a.dtype, EPS)
     odd = (turn == 1) | (turn == 3)
     first, second = tl.where(odd, b, a), tl.where(odd, a, b)
     first = tl.where((turn == 1) | (turn == 2), -first, first)
@@ -344,24 +352,39 @@ def _rotated(a, b, angle, EPS: tl.constexpr):
 
 
 @triton.jit
-def _reduced(angle, dtype: tl.constexpr, EPS: tl.constexpr):
+def _reduced(angle, entry, dtype: tl.constexpr, EPS: tl.constexpr):
     """Quarter turns, sine and half-angle tangent, as ``rotations.reduced`` chooses them."""
     quarter = tl.floor(angle * 0.6366197723675814 + 0.5)  # 2/π
     left = angle - quarter * 1.5707963267948966
     # Where no digit of an angle is left, so is none of what it leaves after its quarter turns.
     exact_sine = _sine(tl.minimum(tl.maximum(left, -1.0), 1.0))
     sine = exact_sine.to(dtype)
-    tangent = sine
-    least = exact_sine * 0.0 + float("inf")
-    for step in tl.static_range(-4, 5):
-        candidate = (exact_sine + exact_sine * (step * EPS)).to(dtype)
-        wide = candidate.to(tl.float64)
-        exact = wide / (1.0 + tl.sqrt(1.0 - wide * wide))
-        rounded = exact.to(dtype)
-        miss = tl.abs(exact - rounded.to(tl.float64))
-        sine = tl.where(miss < least, candidate, sine)
-        tangent = tl.where(miss < least, rounded, tangent)
-        least = tl.minimum(miss, least)
+    tangent = (exact_sine / (1.0 + tl.sqrt(1.0 - exact_sine * exact_sine))).to(dtype)
+    if dtype == tl.float32:
+        above = exact_sine * 0.0 + float("inf")
+        below, low_sine, low_tangent = above, sine, tangent
+        for step in tl.static_range(-4, 5):
+            candidate = (exact_sine * (1.0 + step * EPS)).to(dtype)
+            wide = candidate.to(tl.float64)
+            exact = wide / (1.0 + tl.sqrt(1.0 - wide * wide))
+            rounded = exact.to(dtype)
+            for _side in tl.static_range(2):
+                miss = rounded.to(tl.float64) - exact
+                higher, lower = (miss >= 0.0) & (miss < above), (miss <= 0.0) & (-miss < below)
+                sine, tangent = (
+                    tl.where(higher, candidate, sine),
+                    tl.where(higher, rounded, tangent),
+                )
+                low_sine = tl.where(lower, candidate, low_sine)
+                low_tangent = tl.where(lower, rounded, low_tangent)
+                above, below = tl.where(higher, miss, above), tl.where(lower, -miss, below)
+                # The number on the other side.
+                away = tl.where(miss > 0.0, -0.7, 0.7) * EPS
+                near = rounded.to(tl.float64)
+                rounded = (near + tl.abs(near) * away).to(dtype)
+        digits = tl.abs(entry.to(tl.float64)) * 8192.0
+        drawn = (digits - tl.floor(digits)) * (above + below) < below
+        sine, tangent = tl.where(drawn, sine, low_sine), tl.where(drawn, tangent, low_tangent)
     return quarter - 4.0 * tl.floor(quarter * 0.25), sine, tangent
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .backend import kernels_for
 from .columns import column_index, panels, put_, take
 
-__all__ = ["reduced", "rotate_columns", "rotate_columns_"]
+__all__ = ["entries", "reduced", "rotate_columns", "rotate_columns_"]
 
 # How many numbers on each side of a sine are tried.
 _SEARCH = 4
@@ -26,9 +26,10 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
 
     One more care keeps the drift from orthogonality small at large angles, too. A rounded s and a
     rounded τ scale both columns by the same factor next to 1 every time the angle occurs. So of the
-    numbers next to s, all of which are the angle to about its precision, the one is taken whose τ
-    is nearest to a number that can be represented. What is left is the rounding of the result,
-    which has no preferred sign.
+    numbers next to s, all of which are the angle to about its precision, two are found whose τ lies
+    closely above and closely below a number that can be represented, and the last digits of an
+    entry of the column decide between them, so that the mean factor is 1 (:func:`reduced`). What is
+    left is a random walk.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     if kernels is not None:
         kernels.rotate_(x, j, l, angle)
         return x
-    parts = reduced(angle, x.dtype)
+    parts = reduced(angle, x.dtype, entries(x, j))
     for rows, pairs in panels(x, j.shape[-1]):
         panel, at_j, at_l = x[..., rows, :], j[..., pairs], l[..., pairs]
         first, second = _rotated(panel, at_j, at_l, *(part[..., pairs] for part in parts))
@@ -59,7 +60,7 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
 
 def rotate_columns(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     """Out-of-place :func:`rotate_columns_`, through which gradients flow."""
-    first, second = _rotated(x, j, l, *reduced(angle, x.dtype))
+    first, second = _rotated(x, j, l, *reduced(angle, x.dtype, entries(x.detach(), j)))
     return x.scatter(-1, column_index(x, j), first).scatter_(-1, column_index(x, l), second)
 
 
@@ -80,17 +81,27 @@ def _rotated(
     return torch.addcmul(first, sine, lean, value=-1), torch.addcmul(second, sine, lift)
 
 
-def reduced(angle: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def entries(x: Tensor, j: Tensor) -> Tensor:
+    """An entry of each column ``(..., k)``: on the diagonal, or on top where not all columns meet it."""
+    row = x.diagonal(dim1=-2, dim2=-1) if x.shape[-2] >= x.shape[-1] else x[..., 0, :]
+    return row.gather(-1, j)
+
+
+def reduced(angle: Tensor, dtype: torch.dtype, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Quarter turns q, and sin φ and tan(φ/2) of what is left of an angle: q·π/2 + φ, ``|φ|`` <= π/4.
 
-    The sine and the tangent belong together as :func:`rotate_columns_` says.
+    Sine and tangent belong together: the rotation scales by a factor that is off 1 by as much as the
+    tangent is off that of the sine. Of two pairs that are off in opposite directions one is drawn such
+    that the mean is 0; the digits of `entry` from 2⁻¹⁴ on are the random number.
 
     Parameters
     ----------
     angle : Tensor
         Radians, finite.
     dtype : torch.dtype
-        float32 or float64: what sine and tangent are to be rounded to.
+        float32 or float64: what sine and tangent are to be rounded to. In float64 they are rounded plainly.
+    entry : Tensor
+        Real numbers that change from move to move, the shape of `angle`.
 
     Returns
     -------
@@ -100,11 +111,22 @@ def reduced(angle: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     angle = angle.double()
     quarter = torch.round(angle * (2 / math.pi))
     # Where no digit of an angle is left, so is none of what it leaves after its quarter turns.
-    sine = torch.sin((angle - quarter * (math.pi / 2)).clamp(-1.0, 1.0)).unsqueeze(-1)
+    sine = torch.sin((angle - quarter * (math.pi / 2)).clamp(-1.0, 1.0))
+    if dtype == torch.float64:
+        return quarter.remainder(4), sine, sine / (1 + torch.sqrt(1 - sine * sine))
+    eps = torch.finfo(dtype).eps
     steps = torch.arange(-_SEARCH, _SEARCH + 1, dtype=torch.float64, device=angle.device)
-    sine = (sine + sine * (steps * torch.finfo(dtype).eps)).to(dtype)
-    exact = sine.double()
-    tangent = exact / (1 + torch.sqrt(1 - exact * exact))
-    best = (tangent - tangent.to(dtype).double()).abs().argmin(-1, keepdim=True)
-    sine, tangent = (part.gather(-1, best).squeeze(-1).to(dtype) for part in (sine, tangent))
+    sine = (sine.unsqueeze(-1) * (1 + steps * eps)).to(dtype).double()
+    tangent = sine / (1 + torch.sqrt(1 - sine * sine))
+    near = tangent.to(dtype).double()
+    # The number on the other side: 0.7·eps of a number is between 0.7 and 1.4 of its last place.
+    other = (near - (near - tangent).sign() * near.abs() * (0.7 * eps)).to(dtype).double()
+    sine, tangent = sine.repeat_interleave(2, -1), tangent.repeat_interleave(2, -1)
+    rounded = torch.stack([near, other], -1).flatten(-2)
+    miss = rounded - tangent
+    above, at_above = torch.where(miss >= 0, miss, math.inf).min(-1)
+    below, at_below = torch.where(miss <= 0, -miss, math.inf).min(-1)
+    drawn = (entry.double().abs() * 2**13).frac() * (above + below) < below
+    best = torch.where(drawn, at_above, at_below).unsqueeze(-1)
+    sine, tangent = (part.gather(-1, best).squeeze(-1).to(dtype) for part in (sine, rounded))
     return quarter.remainder(4), sine, tangent

@@ -18,7 +18,7 @@ from .matrix_group import MatrixGroup
 from .orthonormal import polar_factor, random_orthonormal
 from .pairs import number_to_pair, pair_to_number
 from .retractions import RETRACTIONS
-from .rotations import reduced
+from .rotations import entries, reduced
 
 __all__ = ["SpecialUnitaryGroup", "UnitaryGroup"]
 
@@ -495,9 +495,8 @@ def _turn_columns_(x: Tensor, turns: _Turns, t: Tensor) -> Tensor:
     increments −s(p_j + τ w_j) and s(p_l − τ w_l), with s = sin φ and τ = tan(φ/2). A phase writes its
     column twice, with the same bits.
     """
-    turn, sine, tangent = (
-        part.unsqueeze(-2) for part in reduced(t.double() * turns.radians, x.dtype.to_real())
-    )
+    angle, entry = t.double() * turns.radians, entries(x.real, turns.j)
+    turn, sine, tangent = (part.unsqueeze(-2) for part in reduced(angle, x.dtype.to_real(), entry))
     place_j, place_l = column_index(x, turns.j), column_index(x, turns.l)
     first, second = x.gather(-1, place_j), x.gather(-1, place_l)
     of_first, of_second = turns.partners(first, second)
