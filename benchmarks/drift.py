@@ -1,8 +1,9 @@
 """Distance from the manifold, max |WᵀW − I| in float64, that float32 steps and moves leave.
 
-Three tables: steps with random gradients, as tests/test_drift.py has them; steps with the same gradient
-again and again, where small angles are rounded in the same direction every time; and one sweep over all
-pairs that turns every one of them by the same angle, with nothing taken away in between.
+Four tables: steps with random gradients, as tests/test_drift.py has them; steps with the same gradient
+again and again, where small angles are rounded in the same direction every time; one sweep over all
+pairs that turns every one of them by the same angle, with nothing taken away in between; and many moves
+of three columns alone, likewise.
 """
 
 from __future__ import annotations
@@ -52,12 +53,17 @@ def main(steps: int, output: Path) -> None:  # noqa: D103
         for lr in (1e-7, 1e-6, 1e-5, 1e-3)
     }
     show_table("The same gradient, d = 190, 400 steps", ["", "largest"], _rows(same))
-    angles = {f"{angle} rad": sweep(512, angle) for angle in (0.01, 0.3, 0.5, 0.7, 0.75, 0.78, 3.0)}
-    show_table("One sweep at one angle, d = 512", ["", "at the end"], _rows(angles))
-    write_json(
-        output / "drift.json",
-        {"random gradients": random, "the same gradient": same, "one angle": angles},
-    )
+    angles = {f"{a} rad": sweep(1024, a) for a in (0.01, 0.1, 0.3, 0.5, 0.71, 0.78, 2.36, 3.0)}
+    show_table("One sweep at one angle, d = 1024", ["", "at the end"], _rows(angles))
+    three = {f"{a} rad": three_columns(1024, a, 20_000) for a in (0.3, 0.5, 0.71, 0.78, 2.36)}
+    show_table("Three columns, 20000 moves, d = 1024", ["", "at the end"], _rows(three))
+    tables = {
+        "random gradients": random,
+        "the same gradient": same,
+        "one angle": angles,
+        "three columns": three,
+    }
+    write_json(output / "drift.json", tables)
 
 
 def defect(w: Tensor) -> float:
@@ -86,6 +92,16 @@ def sweep(d: int, angle: float) -> float:
     for pairs in round_robin(d):
         block = Coordinates(pair_to_number(*pairs.unbind(-1), d), disjoint=True)
         GROUP.move_(w, block, torch.full((len(pairs),), angle * math.sqrt(2)))
+    return defect(w)
+
+
+def three_columns(d: int, angle: float, moves: int) -> float:
+    """Return the defect after the first three columns have been turned in pairs, one after the other."""
+    w = GROUP.random(d, d).as_subclass(Tensor)
+    numbers = pair_to_number(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2]), d)
+    for move in range(moves):
+        block = Coordinates(numbers[move % 3, None], disjoint=True)
+        GROUP.move_(w, block, torch.tensor([angle * math.sqrt(2)]))
     return defect(w)
 
 

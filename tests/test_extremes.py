@@ -287,7 +287,7 @@ def test_an_exponential_is_orthogonal_whatever_its_angles(r, power, dtype, noise
 @given(
     st.sampled_from([Stiefel(), Stiefel("canonical"), Grassmann()]),
     st.sampled_from([(9, 2), (9, 4), (5, 4), (4, 4), (3, 1)]),
-    st.floats(0, 12),
+    st.floats(0, 20),
     st.sampled_from(DTYPES),
     noises,
 )
@@ -302,7 +302,7 @@ def test_a_frame_stays_orthonormal_whatever_the_length_of_a_step(
     u = m.proju(x, u.to(dtype))
     u[:2] *= 10.0**power
     y = m.expmap(x, u)
-    assert defect(y) <= (2e-6 if dtype == torch.float32 else 1e-14)
+    assert defect(y) <= (1e-6 if dtype == torch.float32 else 1e-14)
     assert torch.equal(y[2], m.expmap(x[2], u[2]))
 
 
