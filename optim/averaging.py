@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import swa_utils
 
 from ..manifolds import CoordinateManifold
-from .base import manifold_of
+from .parameters import manifold_of
 
 __all__ = ["AveragedModel"]
 

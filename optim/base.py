@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-import geoopt
 import torch
 from geoopt.manifolds import Manifold
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
 from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates, Groups
@@ -21,8 +17,12 @@ from ..manifolds.shards import check_sharding, is_sharded, local
 from .finite import FiniteGuard, longest, raise_not_finite, raise_overflow
 from .line import Line
 from .line_search import LineSearch
+from .objective import Objective
+from .parameters import local_gradient, manifold_of, mark, name_of
 from .replicas import Replicas, digest
+from .restoration import moves
 from .rounds import Rounds, group_coordinates, move_, step_scale, together
+from .saved import STRATEGIES, checked_groups, describe
 from .scaling import Scaling
 from .shards import ParameterState, add_over_shards
 from .times import Store, nothing, scaled, times
@@ -32,17 +32,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 __all__ = ["ManifoldOptimizer"]
-
-
-# How many steps there are between restorations at most, where a step costs products of whole points
-# anyway. A dense one rounds every entry of a point, and its own factor, where the angles are large.
-# One that ranks all coordinates comes back to the same few pairs of axes, where small angles are
-# rounded in the same direction again and again.
-_DENSE_STEPS = 2
-_RANKED_STEPS = 8
-
-# The options of a group that are strategy objects: a saved state holds their text.
-_STRATEGIES = {"selection", "scaling", "line_search"}
 
 
 class ManifoldOptimizer(Optimizer):
@@ -161,7 +150,7 @@ class ManifoldOptimizer(Optimizer):
             self.param_groups.pop()
             raise
         for p in group["params"]:
-            self._marks[p] = _mark(p)
+            self._marks[p] = mark(p)
         self._compared = False
 
     @torch.no_grad()
@@ -214,7 +203,7 @@ class ManifoldOptimizer(Optimizer):
                 continue
             if p.grad.layout != torch.strided:
                 raise RuntimeError(
-                    f"the gradient of {_describe(number, group, p)} has layout {p.grad.layout}; "
+                    f"the gradient of {name_of(number, group, p)} has layout {p.grad.layout}; "
                     f"{type(self).__name__} needs a dense one (sparse=False in an embedding)"
                 )
             self._check_written(number, group, p)
@@ -245,7 +234,7 @@ class ManifoldOptimizer(Optimizer):
             change.keep()
             if moving:
                 change.restore()
-            self._marks[p] = _mark(p)
+            self._marks[p] = mark(p)
 
     def _check_searchable(self, search: LineSearch, closure: Callable[[], Any] | None) -> None:
         """Raise before a line search, which needs a closure and one objective."""
@@ -268,17 +257,19 @@ class ManifoldOptimizer(Optimizer):
         updates: list[Update],
     ) -> None:
         """Take as much of a step as a line search says."""
-        sign = -1.0 if self.param_groups[0]["maximize"] else 1.0
-        value = sign * self._number(loss)
+        maximize = bool(self.param_groups[0]["maximize"])
+        objective = Objective(
+            closure,
+            maximize=maximize,
+            replicas=self._replicas,
+            device=self.param_groups[0]["params"][0].device,
+        )
+        value = objective.of(loss)
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"the closure returns {sign * value} where the step begins, so {search} has nothing to "
+                f"the closure returns {-value if maximize else value} where the step begins, so {search} has nothing to "
                 "compare with; parameters and state are unchanged"
             )
-
-        def objective(grad: bool) -> float:
-            with torch.set_grad_enabled(grad):
-                return sign * self._number(closure())
 
         every = [p for group in self.param_groups for p in group["params"]]
         gradients = [p.grad for p in every]
@@ -298,7 +289,7 @@ class ManifoldOptimizer(Optimizer):
             for p, gradient in zip(every, gradients, strict=True):
                 p.grad = gradient
             for _, _, p in parameters:
-                self._marks[p] = _mark(p)
+                self._marks[p] = mark(p)
         if trial is None:
             changes = [update.compute(update.derivatives, 0.0) for update in updates]
         else:
@@ -309,33 +300,14 @@ class ManifoldOptimizer(Optimizer):
             for group in self.param_groups:
                 group["factor"] = trial.factor
 
-    def _number(self, loss: Any) -> float:
-        """Return the loss as a number, the mean over the processes of a distributed run."""
-        if isinstance(loss, Tensor):
-            loss = loss.detach()
-            real = loss.numel() == 1 and not loss.is_complex()
-        else:
-            real = isinstance(loss, Real)
-        if not real:
-            raise TypeError(
-                f"the closure returns {loss!r}, where a line search needs the loss, one real number"
-            )
-        number = float(loss)
-        if self._replicas is None:
-            return number
-        device = self.param_groups[0]["params"][0].device
-        return float(
-            self._replicas.average(torch.tensor(number, dtype=torch.float64, device=device))
-        )
-
     def _check_written(self, number: int, group: dict[str, Any], p: Tensor) -> None:
         """Check a parameter again if something else has written to it since the last step."""
-        known, mark = self._marks.get(p), _mark(p)
-        if mark == known:
+        known, now = self._marks.get(p), mark(p)
+        if now == known:
             return
-        if known is not None and known[0] is not None and mark[0] is None:
+        if known is not None and known[0] is not None and now[0] is None:
             raise RuntimeError(
-                f"{_describe(number, group, p)} was on {known[0]} when the optimizer met it and is a plain "
+                f"{name_of(number, group, p)} was on {known[0]} when the optimizer met it and is a plain "
                 "one now: converting a module with swapped parameters (torch.__future__) does that. "
                 "Convert first, then constrain and build the optimizer"
             )
@@ -343,9 +315,9 @@ class ManifoldOptimizer(Optimizer):
             self._check_parameter(group, p)
         except ValueError as error:
             raise ValueError(
-                f"{_describe(number, group, p)} was written to since the last step. {error}"
+                f"{name_of(number, group, p)} was written to since the last step. {error}"
             ) from error
-        self._marks[p] = mark
+        self._marks[p] = now
 
     def check_finite(self) -> None:
         """Wait for accelerators, and raise FloatingPointError if a step on one met a NaN or infinity.
@@ -368,7 +340,7 @@ class ManifoldOptimizer(Optimizer):
         counts = add_over_shards(counts, [p for _, _, p in parameters])
         for count, (number, group, p), update in zip(counts, parameters, updates, strict=True):
             if count and update.derivatives is not None:
-                raise_not_finite(count, update.derivatives.numel(), _describe(number, group, p))
+                raise_not_finite(count, update.derivatives.numel(), name_of(number, group, p))
 
     def _check_overflow(
         self, parameters: list[tuple[int, dict[str, Any], Tensor]], changes: list[Change]
@@ -379,7 +351,7 @@ class ManifoldOptimizer(Optimizer):
         )
         for count, (number, group, p), change in zip(counts, parameters, changes, strict=True):
             if count and change.made is not None:
-                raise_overflow(count, change.made, _describe(number, group, p))
+                raise_overflow(count, change.made, name_of(number, group, p))
 
     def check_replicas(self) -> None:
         """Raise if the processes of the process group hold different parameters, options or state.
@@ -402,7 +374,7 @@ class ManifoldOptimizer(Optimizer):
         for number, group, p in self._parameters():
             if is_sharded(p):
                 continue
-            name = _describe(number, group, p)
+            name = name_of(number, group, p)
             description[f"the value of {name}"] = digest(p)
             for option, value in group.items():
                 if option != "params":
@@ -418,7 +390,7 @@ class ManifoldOptimizer(Optimizer):
         for number, group, p in self._parameters():
             if p.requires_grad and p.grad is None and self._averages(p):
                 raise RuntimeError(
-                    f"{_describe(number, group, p)} has no gradient in this process, and the others would "
+                    f"{name_of(number, group, p)} has no gradient in this process, and the others would "
                     "wait for it: with a process group every process needs one; let the loss depend on the "
                     "parameter, if by 0 * p.sum(), or freeze it everywhere by requires_grad_(False)"
                 )
@@ -606,16 +578,13 @@ class ManifoldOptimizer(Optimizer):
         """Keep a point on its manifold, after the coordinates of a block have been moved.
 
         Once there were so many rotations that the cost, spread over them, is of the order of their own,
-        the manifold takes rounding away. A step that costs as much as a product of whole points,
-        because it is dense or has ranked all coordinates (`ranked`), counts for more. Counted on the
-        host, from shapes.
+        the manifold takes rounding away. Counted on the host, from shapes.
         """
         if not isinstance(manifold, CoordinateManifold):
             return
         x, state = local(p), ParameterState(self.state, p)
         period = manifold.restore_period(x)
-        moved = min(_size(together(block), period, ranked=ranked), math.ceil(period / _DENSE_STEPS))
-        state["moved"] = state.get("moved", 0) + moved
+        state["moved"] = state.get("moved", 0) + moves(together(block), period, ranked=ranked)
         if state["moved"] >= period:
             if self._checked_by_host(group, p):
                 manifold.restore_(x)
@@ -628,7 +597,7 @@ class ManifoldOptimizer(Optimizer):
         """Return the state as plain data, which ``torch.load`` reads with its defaults."""
         state = super().state_dict()
         for group in state["param_groups"]:
-            for name in _STRATEGIES & group.keys():
+            for name in STRATEGIES & group.keys():
                 group[name] = describe(group[name])
         return state
 
@@ -642,38 +611,11 @@ class ManifoldOptimizer(Optimizer):
             or for parameters of other shapes, or has an option out of range. Nothing is changed then.
         """
         groups = state_dict["param_groups"]
-        if len(groups) != len(self.param_groups):
-            raise ValueError(
-                f"the state has {len(groups)} parameter groups, this optimizer {len(self.param_groups)}"
-            )
-        loaded = []
-        for saved, own in zip(groups, self.param_groups, strict=True):
-            # torch adds "differentiable" to the defaults when it loads.
-            missing = sorted(set(self.defaults) - {"differentiable"} - set(saved))
-            if missing:
-                raise ValueError(
-                    f"the state is not one of {type(self).__name__}: its parameter groups lack {missing}"
-                )
-            loaded.append(dict(saved))
-            for name in _STRATEGIES & own.keys():
-                if saved[name] != describe(own[name]):
-                    raise ValueError(
-                        f"the state was saved with {name}={saved[name]}, this optimizer has "
-                        f"{describe(own[name])}; build it with the same {name}"
-                    )
-                loaded[-1][name] = own[name]
-            self._check_options(loaded[-1])
-            for key, p in zip(saved["params"], own["params"], strict=False):
-                for name, value in state_dict["state"].get(key, {}).items():
-                    expected = _state_shape(p, name)
-                    if isinstance(value, Tensor) and value.shape != expected:
-                        raise ValueError(
-                            f"{name} of parameter {key} has shape {tuple(value.shape)} in the state; "
-                            f"for this parameter it is {tuple(expected)}"
-                        )
+        loaded = checked_groups(state_dict, self)
+        for group in loaded:
+            self._check_options(group)
         strategies = [
-            {name: group[name] for name in _STRATEGIES & group.keys()}
-            for group in self.param_groups
+            {name: group[name] for name in STRATEGIES & group.keys()} for group in self.param_groups
         ]
         super().load_state_dict({**state_dict, "param_groups": loaded})
         for saved, group, own in zip(groups, self.param_groups, strategies, strict=True):
@@ -693,71 +635,7 @@ class ManifoldOptimizer(Optimizer):
                 number += 1
 
 
-def manifold_of(p: Tensor) -> Manifold | None:
-    """Manifold of a parameter; None for a parameter without a constraint."""
-    manifold = getattr(p, "manifold", None)
-    if isinstance(manifold, CoordinateManifold):
-        return manifold
-    return None if isinstance(manifold, geoopt.Euclidean) else manifold
-
-
-def local_gradient(p: Tensor) -> Tensor:
-    """Return the gradient of this process's part of a parameter."""
-    assert p.grad is not None
-    if is_sharded(p) and p.grad.placements != p.placements:  # type: ignore[attr-defined]
-        return local(p.grad.redistribute(p.device_mesh, p.placements))  # type: ignore[attr-defined]
-    return local(p.grad)
-
-
 def inner(u: Tensor, v: Tensor) -> float:
     """Real inner product of two vectors."""
     wide = torch.promote_types(u.dtype, torch.float64)
     return float((u.to(wide).conj() * v).real.sum())
-
-
-def _mark(p: Tensor) -> tuple[object, ...]:
-    """What changes when a point is written to or replaced; read on the host, O(1)."""
-    manifold = manifold_of(p)
-    if manifold is None:
-        return (None,)
-    x = local(p)
-    # A weak reference to the memory, not its address, which another tensor may get.
-    memory = StorageWeakRef(x.untyped_storage()), x.storage_offset()
-    return manifold, None if p.is_inference() else p._version, memory, p.dtype
-
-
-def _state_shape(p: Tensor, name: str) -> tuple[int, ...]:
-    """Shape of a tensor in the state of a parameter."""
-    manifold = manifold_of(p)
-    if name == "momentum_buffer":
-        return p.shape
-    if not isinstance(manifold, CoordinateManifold):
-        return (p.numel() * (2 if p.is_complex() else 1),)
-    per_axis = name.startswith("axis_")
-    size = manifold.num_axes(p) if per_axis else manifold.num_coordinates(p)
-    return (*p.shape[: p.dim() - manifold.ndim], size)
-
-
-def _size(block: CoordinateBlock, period: int, *, ranked: bool) -> int:
-    """Number of rotations that a step along a block counts for; a dense one is a whole period."""
-    if isinstance(block, Groups):
-        n, r = block.axes.shape[-2:]
-        if r > 2:
-            return period if ranked else n * r * r
-        size = n
-    elif isinstance(block, Coordinates) and (block.disjoint or block.index.shape[-1] == 1):
-        size = block.index.shape[-1]
-    else:
-        return period
-    return max(size, math.ceil(period / _RANKED_STEPS)) if ranked else size
-
-
-def describe(selection: object) -> str:
-    """Text that identifies a selection and its settings, in a saved state: no memory addresses."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(selection))
-
-
-def _describe(number: int, group: dict[str, Any], p: Tensor) -> str:
-    names = group.get("param_names")
-    name = f"{names[[q is p for q in group['params']].index(True)]!r}" if names else f"{number}"
-    return f"parameter {name} of shape {tuple(p.shape)}"

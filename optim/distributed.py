@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from ..manifolds.shards import is_sharded, local
-from .base import manifold_of
+from .parameters import manifold_of
 from .replicas import Replicas
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..manifolds import CoordinateManifold
 from ..manifolds.shards import first_point, is_sharded, local
-from .base import ManifoldOptimizer, manifold_of
+from .base import ManifoldOptimizer
 from .gradient import GradientView
 from .line_search import LineSearch
+from .parameters import manifold_of
 from .scaling import Scaling
 from .selection import Selection, Uniform
 from .shards import ParameterState

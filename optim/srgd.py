@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..manifolds import All, CoordinateManifold
 from ..manifolds.shards import local
-from .base import ManifoldOptimizer, inner, manifold_of
+from .base import ManifoldOptimizer, inner
 from .line_search import LineSearch
+from .parameters import manifold_of
 from .scaling import Scaling
 from .shards import ParameterState
 from .update import Change, Update

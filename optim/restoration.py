@@ -1,0 +1,49 @@
+"""How many moves a step counts for, on the way to the next restoration of a point."""
+
+from __future__ import annotations
+
+import math
+
+from ..manifolds import CoordinateBlock, Coordinates, Groups
+
+__all__ = ["moves"]
+
+# How many steps there are between restorations at most, where a step costs products of whole points
+# anyway. A dense one rounds every entry of a point, and its own factor, where the angles are large.
+# One that ranks all coordinates comes back to the same few pairs of axes, where small angles are
+# rounded in the same direction again and again.
+_DENSE_STEPS = 2
+_RANKED_STEPS = 8
+
+
+def moves(block: CoordinateBlock, period: int, *, ranked: bool) -> int:
+    """Return the number of moves of one coordinate that a step along a block counts for.
+
+    A group of r axes, r > 2, counts as r² of them. What costs as much as a product of whole points counts for
+    more than it moves: a dense step, and one that looked at all derivatives.
+
+    Parameters
+    ----------
+    block : CoordinateBlock
+        What was moved.
+    period : int
+        The manifold's ``restore_period``: after so many moves restoration is due.
+    ranked : bool
+        Whether the derivatives along all coordinates were looked at.
+
+    Returns
+    -------
+    int
+        At most half a period, from shapes alone.
+    """
+    dense = math.ceil(period / _DENSE_STEPS)
+    if isinstance(block, Groups):
+        n, r = block.axes.shape[-2:]
+        if r > 2:
+            return dense if ranked else min(n * r * r, dense)
+        size = n
+    elif isinstance(block, Coordinates) and (block.disjoint or block.index.shape[-1] == 1):
+        size = block.index.shape[-1]
+    else:
+        return dense
+    return min(max(size, math.ceil(period / _RANKED_STEPS)) if ranked else size, dense)
