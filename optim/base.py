@@ -267,8 +267,8 @@ class ManifoldOptimizer(Optimizer):
         value = objective.of(loss)
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"the closure returns {-value if maximize else value} where the step begins, so {search} has nothing to "
-                "compare with; parameters and state are unchanged"
+                f"the closure returns {-value if maximize else value} where the step begins, so {search} "
+                "has nothing to compare with; parameters and state are unchanged"
             )
 
         every = [p for group in self.param_groups for p in group["params"]]
