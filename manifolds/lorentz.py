@@ -236,8 +236,7 @@ class Lorentz(RotationCoordinates):
             turned = torch.zeros_like(entry).unsqueeze(-1).repeat_interleave(l.shape[-1], -1)
             turned[..., 0, :], turned[..., :, 0] = first, first
         else:
-            every = torch.arange(self.num_coordinates(x), device=x.device)
-            j, l = self._pairs(x, block.index if isinstance(block, Coordinates) else every)
+            j, l = self._pairs(x, self._numbers(x, block))
             turned = torch.where(j == 0, y.gather(-1, l).square(), 0.0)
         square = y[..., 1:].square().sum(-1)[(..., *(None,) * (turned.dim() - x.dim() + 1))]
         return (self.k + 4 * (square - turned).clamp(min=0)).to(x.dtype)

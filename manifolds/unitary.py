@@ -190,11 +190,7 @@ class UnitaryGroup(MatrixGroup):
             raise TypeError(f"times are {t.dtype}; expected float32 or float64")
         if isinstance(block, Coordinates) and (block.disjoint or block.index.shape[-1] == 1):
             return _turn_columns_(x, self._turns(x, block.index), t)
-        if isinstance(block, Coordinates):
-            index = block.index
-        else:
-            index = torch.arange(self.num_coordinates(x), device=x.device)
-        return x.add_(x @ expm1(self._generator(x, index, t)))
+        return x.add_(x @ expm1(self._generator(x, self._numbers(x, block), t)))
 
     def group_coordinates(self, x: Tensor, block: Groups) -> Tensor:
         """Return the numbers of the r² coordinates inside groups: both kinds of rotations, and phases."""
