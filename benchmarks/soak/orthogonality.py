@@ -11,6 +11,8 @@ determinants are compared at the end of every turn; as long as WᵀW is near I n
 Rows take turns until each has done its steps or the time is over. The results so far are printed after
 every round, and written every minute. Rows of the set "long" do a million steps in one go; "wide" has
 every selection with every scaling, "large" has large matrices, "float64" that type.
+
+With --resume the rows go on where the last run with the same --output left them.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -50,6 +53,7 @@ from givens.optim import (
     Selection,
     Uniform,
 )
+from givens.rnn.atomic import atomic_write
 
 METHODS: dict[str, Selection | None] = {
     "Uniform()": Uniform(),
@@ -187,6 +191,12 @@ class Row:
                 yield
 
     @property
+    def name(self) -> str:
+        """What tells it from the other rows."""
+        r = self.result
+        return f"{r.set} {r.method} {r.scaling} {r.d} {r.dtype}"
+
+    @property
     def waits(self) -> bool:
         """Whether there are steps to do."""
         return self.result.steps < self.result.wanted
@@ -222,6 +232,29 @@ class Row:
         result.restoring += self.group.seconds - restored
         signs = torch.linalg.slogdet(self.x).sign
         result.determinants_kept &= bool((signs == self.signs).all())
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a later run needs to go on with the row; nothing before the first turn."""
+        if self.group is None:
+            return {}
+        return {
+            "result": asdict(self.result),
+            "x": self.x,
+            "signs": self.signs,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on with the row that :meth:`state` described; the same code makes the same bits."""
+        if not state:
+            return
+        self._make()
+        self.x.copy_(state["x"])
+        self.signs = state["signs"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.result = Result(**state["result"] | {"wanted": self.result.wanted})
+        for _ in range(self.result.steps):
+            next(self.gradients)
 
     def look(self) -> float:
         """Compare with the worst so far; return the time that this took."""
@@ -261,9 +294,10 @@ def rows(steps: int) -> Iterator[Row]:
 @click.option("--sets", default=",".join(SETS), show_default=True, help="Sets of rows.")
 @click.option("--only", default="", help="Rows with a method that this regular expression finds.")
 @click.option("--largest", default=1024, show_default=True, help="Largest d.")
+@click.option("--resume", is_flag=True, help="Go on with the rows of the last run.")
 @output_option
 def main(  # noqa: D103
-    steps: int, seconds: float, sets: str, only: str, largest: int, output: Path
+    steps: int, seconds: float, sets: str, only: str, largest: int, resume: bool, output: Path
 ) -> None:
     show_machine()
     end = time.perf_counter() + seconds
@@ -274,16 +308,27 @@ def main(  # noqa: D103
         and re.search(only, row.result.method)
         and row.result.d <= largest
     ]
+    states = output / "orthogonality.pt"
+    if resume:
+        known = torch.load(states)
+        for row in grid:
+            row.load_state(known.get(row.name, {}))
     results = [row.result for row in grid]
     saved = time.perf_counter()
+
+    def save() -> None:
+        write_json(output / "orthogonality.json", {"rows": [asdict(r) for r in results]})
+        with atomic_write(states) as file:
+            torch.save({row.name: row.state() for row in grid}, file)
+
     while time.perf_counter() < end and (waiting := [row for row in grid if row.waits]):
         for row in waiting:
             row.run(end)
             if time.perf_counter() > saved + 60:
-                write_json(output / "orthogonality.json", {"rows": [asdict(r) for r in results]})
+                save()
                 saved = time.perf_counter()
         _show(results)
-    write_json(output / "orthogonality.json", {"rows": [asdict(r) for r in results]})
+    save()
     bad = [r for r in results if r.worst > _limit(r) or not r.determinants_kept]
     console.print(f"{len(bad)} of {len(results)} rows broke a promise")
 
