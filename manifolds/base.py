@@ -11,7 +11,7 @@ from geoopt.manifolds import Manifold
 from geoopt.utils import size2shape
 from torch import Tensor
 
-from .blocks import All, CoordinateBlock, Coordinates, Groups
+from .blocks import All, CoordinateBlock, Coordinates, Groups, once
 from .parts import merge_steepest
 
 __all__ = ["CoordinateManifold"]
@@ -302,8 +302,10 @@ class CoordinateManifold(Manifold):
 
         Contents are looked at on the CPU only: on an accelerator that would wait for the device.
         """
-        if isinstance(block, All):
-            return
+        if not isinstance(block, All):
+            once(block, ("checked", self, x.shape), lambda: self._check_numbers(x, block))
+
+    def _check_numbers(self, x: Tensor, block: Coordinates | Groups) -> None:
         given = block.index if isinstance(block, Coordinates) else block.axes
         if given.dtype != torch.int64:
             raise TypeError(

@@ -6,12 +6,15 @@ which arithmetic applies, so nothing has to be read back from an accelerator to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
-__all__ = ["All", "CoordinateBlock", "Coordinates", "Groups"]
+__all__ = ["All", "CoordinateBlock", "Coordinates", "Groups", "once"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Coordinates:
 
     index: Tensor
     disjoint: bool
+    _known: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Groups:
     """
 
     axes: Tensor
+    _known: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,18 @@ class All:
 
 
 CoordinateBlock: TypeAlias = Coordinates | Groups | All
+
+
+def once(block: Coordinates | Groups, key: tuple[Hashable, ...], make: Callable[[], T]) -> T:
+    """What `make` returns, made once for a block: a step asks for its derivatives, then moves along it.
+
+    Made again when something has written to the numbers.
+    """
+    numbers = block.index if isinstance(block, Coordinates) else block.axes
+    if numbers.is_inference():  # which does not count what is written to it
+        return make()
+    key = (*key, numbers._version)
+    if key not in block._known:
+        block._known[key] = make()
+    known: T = block._known[key]
+    return known

@@ -25,7 +25,11 @@ def column_index(x: Tensor, index: Tensor) -> Tensor:
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Columns ``(..., k)`` of x, as ``(..., m, k)``."""
     if _contiguous_columns(x):
+        if x.dim() == 2:
+            return x.mT.index_select(-2, index).mT
         return x.mT.gather(-2, _row_index(x, index)).mT
+    if x.dim() == 2:
+        return x.index_select(-1, index)
     return x.gather(-1, column_index(x, index))
 
 
@@ -38,7 +42,10 @@ def take_groups(x: Tensor, axes: Tensor) -> Tensor:
 def put_(x: Tensor, index: Tensor, values: Tensor) -> Tensor:
     """Write ``(..., m, k)`` values to the columns ``(..., k)`` of x, none twice, in place."""
     if _contiguous_columns(x):
-        x.mT.scatter_(-2, _row_index(x, index), values.mT)
+        if x.dim() == 2:
+            x.mT.index_copy_(-2, index, values.mT)
+        else:
+            x.mT.scatter_(-2, _row_index(x, index), values.mT)
     else:
         x.scatter_(-1, column_index(x, index), values)
     return x

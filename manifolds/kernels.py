@@ -363,7 +363,8 @@ def _reduced(angle, entry, dtype: tl.constexpr, EPS: tl.constexpr):
     if dtype == tl.float32:
         above = exact_sine * 0.0 + float("inf")
         below, low_sine, low_tangent = above, sine, tangent
-        for step in tl.static_range(-4, 5):
+        for n in tl.static_range(9):
+            step = (n + 1) // 2 if n % 2 else -(n // 2)
             candidate = (exact_sine * (1.0 + step * EPS)).to(dtype)
             wide = candidate.to(tl.float64)
             exact = wide / (1.0 + tl.sqrt(1.0 - wide * wide))

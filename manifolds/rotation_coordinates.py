@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .backend import kernels_for
 from .base import CoordinateManifold
-from .blocks import CoordinateBlock, Coordinates, Groups
-from .columns import PANEL, column_index, panels, put_, take, take_groups
+from .blocks import CoordinateBlock, Coordinates, Groups, once
+from .columns import CACHE, PANEL, column_index, panels, put_, take, take_groups
 from .exponential import expm1
 from .pairs import number_to_pair, pair_to_number
 from .rotations import rotate_columns_
@@ -97,7 +97,7 @@ class RotationCoordinates(CoordinateManifold):
         self.check_block(x, block)
         y, g = self.columns(x), self.columns(egrad)
         if isinstance(block, Coordinates):
-            return self._slopes(y, g, *self._pairs(x, block.index))
+            return self._slopes(y, g, *self._pairs_of(x, block))
         if isinstance(block, Groups) and block.axes.shape[-1] == 2:
             j, l = (a.expand(*y.shape[:-2], a.shape[-1]) for a in block.axes.unbind(-1))
             return self.group_matrices(x, self._slopes(y, g, j, l).unsqueeze(-1), 2)
@@ -153,12 +153,12 @@ class RotationCoordinates(CoordinateManifold):
         self._check_move(x, block, t)
         y = self.columns(x)
         if isinstance(block, Coordinates):
-            index = block.index.expand(*x.shape[: x.dim() - self.ndim], block.index.shape[-1])
-            t = t.expand(index.shape)
-            if block.disjoint or index.shape[-1] == 1:
-                rotate_columns_(y, *self._pairs(x, index), t.double() * self.radians)
+            if block.disjoint or block.index.shape[-1] == 1:
+                j, l = self._pairs_of(x, block)
+                rotate_columns_(y, j, l, t.double().expand(j.shape) * self.radians)
                 return x
-            return self._follow_(x, index, t)
+            index = block.index.expand(*x.shape[: x.dim() - self.ndim], block.index.shape[-1])
+            return self._follow_(x, index, t.expand(index.shape))
         if isinstance(block, Groups):
             if block.axes.shape[-1] == 2:
                 j, l = (a.expand(*y.shape[:-2], a.shape[-1]) for a in block.axes.unbind(-1))
@@ -236,17 +236,13 @@ class RotationCoordinates(CoordinateManifold):
         kernels = kernels_for(y, g)
         if kernels is not None:
             return cast(Tensor, kernels.slopes(y, g, j, l)).mul_(self.radians)
+        if y.shape[-2] * j.numel() <= CACHE:
+            return _rise(y, g, j, l).mul_(self.radians)
         slopes = y.new_zeros(j.shape)
         for rows, pairs in panels(y, j.shape[-1]):
-            y_panel, g_panel, at_j, at_l = (
-                y[..., rows, :],
-                g[..., rows, :],
-                j[..., pairs],
-                l[..., pairs],
+            slopes[..., pairs] += _rise(
+                y[..., rows, :], g[..., rows, :], j[..., pairs], l[..., pairs]
             )
-            rise = (take(y_panel, at_j) * take(g_panel, at_l)).sum(-2)
-            fall = (take(y_panel, at_l) * take(g_panel, at_j)).sum(-2)
-            slopes[..., pairs] += rise.sub_(fall)
         return slopes.mul_(self.radians)
 
     def _follow_(self, x: Tensor, index: Tensor, t: Tensor) -> Tensor:
@@ -266,11 +262,22 @@ class RotationCoordinates(CoordinateManifold):
             v.scatter_add_(-1, column_index(v, a), -s * take(y, b))
         return u
 
+    def _pairs_of(self, x: Tensor, block: Coordinates) -> tuple[Tensor, Tensor]:
+        """The two columns of each coordinate of a block, with the batch of `x`."""
+        key = ("pairs", self.num_axes(x), x.shape[: x.dim() - self.ndim])
+        return once(block, key, lambda: self._pairs(x, block.index))
+
     def _pairs(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """The two columns of each coordinate, with the batch of `x`."""
         j, l = self.axes(x, index).unbind(-1)
         batch = x.shape[: x.dim() - self.ndim]
         return j.expand(*batch, j.shape[-1]), l.expand(*batch, l.shape[-1])
+
+
+def _rise(y: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:
+    """y_j·g_l − y_l·g_j of columns, shape ``(*batch, k)``."""
+    rise = (take(y, j) * take(g, l)).sum(-2)
+    return rise.sub_((take(y, l) * take(g, j)).sum(-2))
 
 
 def _pairs_are_disjoint(block: CoordinateBlock) -> bool:

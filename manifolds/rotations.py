@@ -12,8 +12,8 @@ from .columns import column_index, panels, put_, take
 
 __all__ = ["entries", "reduced", "rotate_columns", "rotate_columns_"]
 
-# How many numbers on each side of a sine are tried.
-_SEARCH = 4
+# Which of the numbers next to a sine are tried, in units of its last place or half of it, the nearest first.
+_STEPS = (0, -1, 1, -2, 2, -3, 3, -4, 4)
 
 
 def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
@@ -68,13 +68,16 @@ def _rotated(
     x: Tensor, j: Tensor, l: Tensor, turn: Tensor, sine: Tensor, tangent: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The columns j and l after the rotation, each of shape ``(..., m, k)``."""
-    turn, sine, tangent = (part.unsqueeze(-2) for part in (turn, sine, tangent))
-    # A quarter turn takes (x_j, x_l) to (−x_l, x_j): read from the other column, with a sign.
-    odd = (turn.remainder(2) == 1).squeeze(-2)
-    sign_j = torch.where((turn == 1) | (turn == 2), -1.0, 1.0).to(x.dtype)
-    sign_l = torch.where(turn >= 2, -1.0, 1.0).to(x.dtype)
-    first = take(x, torch.where(odd, l, j)).mul_(sign_j)
-    second = take(x, torch.where(odd, j, l)).mul_(sign_l)
+    turn, sine, tangent = turn.unsqueeze(-2), sine.unsqueeze(-2), tangent.unsqueeze(-2)
+    if x.device.type == "cpu" and not bool(turn.any()):
+        first, second = take(x, j), take(x, l)
+    else:
+        # A quarter turn takes (x_j, x_l) to (−x_l, x_j): read from the other column, with a sign.
+        odd = (turn.remainder(2) == 1).squeeze(-2)
+        sign_j = torch.where((turn == 1) | (turn == 2), -1.0, 1.0).to(x.dtype)
+        sign_l = torch.where(turn >= 2, -1.0, 1.0).to(x.dtype)
+        first = take(x, torch.where(odd, l, j)).mul_(sign_j)
+        second = take(x, torch.where(odd, j, l)).mul_(sign_l)
 
     lean = torch.addcmul(second, tangent, first)
     lift = torch.addcmul(first, tangent, second, value=-1)
@@ -115,18 +118,17 @@ def reduced(angle: Tensor, dtype: torch.dtype, entry: Tensor) -> tuple[Tensor, T
     if dtype == torch.float64:
         return quarter.remainder(4), sine, sine / (1 + torch.sqrt(1 - sine * sine))
     eps = torch.finfo(dtype).eps
-    steps = torch.arange(-_SEARCH, _SEARCH + 1, dtype=torch.float64, device=angle.device)
-    sine = (sine.unsqueeze(-1) * (1 + steps * eps)).to(dtype).double()
-    tangent = sine / (1 + torch.sqrt(1 - sine * sine))
-    near = tangent.to(dtype).double()
-    # The number on the other side: 0.7·eps of a number is between 0.7 and 1.4 of its last place.
-    other = (near - (near - tangent).sign() * near.abs() * (0.7 * eps)).to(dtype).double()
-    sine, tangent = sine.repeat_interleave(2, -1), tangent.repeat_interleave(2, -1)
-    rounded = torch.stack([near, other], -1).flatten(-2)
-    miss = rounded - tangent
-    above, at_above = torch.where(miss >= 0, miss, math.inf).min(-1)
-    below, at_below = torch.where(miss <= 0, -miss, math.inf).min(-1)
-    drawn = (entry.double().abs() * 2**13).frac() * (above + below) < below
+    sines = (sine.unsqueeze(-1) * sine.new_tensor([1 + n * eps for n in _STEPS])).to(dtype)
+    wide = sines.double()
+    tangents = wide / (1 + torch.sqrt(1 - wide * wide))
+    near = tangents.to(dtype)
+    beyond = torch.where(tangents.detach() > near.detach(), math.inf, -math.inf).to(dtype)
+    other = near + (near.detach().nextafter(beyond) - near.detach())
+    rounded = torch.stack([near, other], -2)
+    miss = (rounded - tangents.unsqueeze(-2)).flatten(-2)
+    above, at_above = miss.masked_fill(miss < 0, math.inf).min(-1)
+    below, at_below = miss.masked_fill(miss > 0, -math.inf).max(-1)
+    drawn = (entry.double().abs() * 2**13).frac() * (below - above) > below
     best = torch.where(drawn, at_above, at_below).unsqueeze(-1)
-    sine, tangent = (part.gather(-1, best).squeeze(-1).to(dtype) for part in (sine, rounded))
-    return quarter.remainder(4), sine, tangent
+    sine = sines.gather(-1, best % sines.shape[-1]).squeeze(-1)
+    return quarter.remainder(4), sine, rounded.flatten(-2).gather(-1, best).squeeze(-1)

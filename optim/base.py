@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates, Groups
 from ..manifolds.rules import GradientRule
 from ..manifolds.shards import check_sharding, is_sharded, local
-from .finite import FiniteGuard, longest, raise_not_finite, raise_overflow
+from .finite import FiniteGuard, largest, longest, raise_not_finite, raise_overflow
 from .line import Line
 from .line_search import LineSearch
 from .objective import Objective
@@ -335,8 +335,10 @@ class ManifoldOptimizer(Optimizer):
         counts = []
         for (_, group, p), update in zip(parameters, updates, strict=True):
             read = update.derivatives
-            ok = read is None or not self._checked_by_host(group, p) or bool(read.isfinite().all())
-            counts.append(0 if ok or read is None else int((~read.isfinite()).sum()))
+            if read is None or not self._checked_by_host(group, p) or math.isfinite(largest(read)):
+                counts.append(0)
+            else:
+                counts.append(int((~read.isfinite()).sum()))
         counts = add_over_shards(counts, [p for _, _, p in parameters])
         for count, (number, group, p), update in zip(counts, parameters, updates, strict=True):
             if count and update.derivatives is not None:

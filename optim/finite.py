@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .times import Store
 
-__all__ = ["FiniteGuard", "longest", "raise_not_finite", "raise_overflow"]
+__all__ = ["FiniteGuard", "largest", "longest", "raise_not_finite", "raise_overflow"]
 
 
 def longest(dtype: torch.dtype) -> float:
@@ -20,6 +20,11 @@ def longest(dtype: torch.dtype) -> float:
     """
     limits = torch.finfo(dtype)
     return float(limits.eps * limits.max**0.5)
+
+
+def largest(x: Tensor) -> float:
+    """Largest absolute value, on the host: one pass, and NaN where there is one; 0 of nothing."""
+    return float(torch.linalg.vector_norm(x.detach(), math.inf)) if x.numel() else 0.0
 
 
 def raise_not_finite(bad: int, of: int, parameter: str) -> None:

@@ -19,6 +19,9 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
 
+# Up to so many numbers a CPU is faster in Python than with tensors.
+_FEW = 8
+
 # Up to so many candidates for every number that is drawn, sorting them all is faster.
 _SORTED = 16
 
@@ -64,6 +67,11 @@ class Randomness:
         before = 0
         if self._before and size[: len(self._batch)] == self._batch:
             before = self._before * math.prod(size[len(self._batch) :])
+        if count <= _FEW and self._device.type == "cpu":
+            keys = range(before + self._key, before + self._key + count)
+            bits = [_mix(key * _GOLDEN & _MASK) for key in keys]
+            drawn = [(b & (2**63 - 1)) % high for b in bits]
+            return torch.tensor(drawn, dtype=torch.int64).view(size)
         numbers = torch.arange(before, before + count, device=self._device)
         bits = _mix_tensor(numbers + _signed(self._key))
         return ((bits & (2**63 - 1)) % high).view(size)

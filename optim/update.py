@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .finite import largest
+
 __all__ = ["Change", "Update"]
 
 
@@ -48,10 +50,9 @@ class Change:
     @property
     def refused(self) -> int:
         """Number of places in which what the host checks is too large, or not a number."""
-        if self.made is None:
+        if self.made is None or largest(self.made) < self.limit:
             return 0
-        small = self.made.abs() < self.limit
-        return 0 if bool(small.all()) else int((~small).sum())
+        return int((~(self.made.abs() < self.limit)).sum())
 
 
 @dataclass
