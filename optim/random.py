@@ -69,8 +69,7 @@ class Randomness:
             before = self._before * math.prod(size[len(self._batch) :])
         if count <= _FEW and self._device.type == "cpu":
             keys = range(before + self._key, before + self._key + count)
-            bits = [_mix(key * _GOLDEN & _MASK) for key in keys]
-            drawn = [(b & (2**63 - 1)) % high for b in bits]
+            drawn = [(_mix(key * _GOLDEN & _MASK) & (2**63 - 1)) % high for key in keys]
             return torch.tensor(drawn, dtype=torch.int64).view(size)
         numbers = torch.arange(before, before + count, device=self._device)
         bits = _mix_tensor(numbers + _signed(self._key))

@@ -28,6 +28,7 @@ from givens.manifolds import (
     Coordinates,
     Groups,
     OrthogonalGroup,
+    Stiefel,
     columns,
     rotation_coordinates,
 )
@@ -702,3 +703,38 @@ def test_a_matrix_that_is_not_square_is_refused():
 def test_there_are_no_more_steepest_than_coordinates(k):
     x = Noise(0).point(5, 5)
     refused(ValueError, f"k={k}.*10 coordinates", x, lambda: GROUP.steepest(x, x, k))
+
+
+@given(noises)
+def test_a_block_whose_numbers_are_overwritten_is_looked_at_again(noise: Noise):
+    """What is known of a block's numbers belongs to them, not to the block."""
+    group, d = OrthogonalGroup(), 6
+    x = noise.point(d, d)
+    g = noise.like(x)
+    block = Coordinates(torch.tensor([0]), disjoint=True)
+    group.derivatives(x, g, block)
+    block.index.fill_(7)
+    expected = Coordinates(torch.tensor([7]), disjoint=True)
+    assert torch.equal(group.derivatives(x, g, block), group.derivatives(x, g, expected))
+    t = torch.tensor([0.3])
+    assert torch.equal(group.move(x, block, t), group.move(x, expected, t))
+    block.index.fill_(15)
+    with pytest.raises(IndexError, match="coordinate 15 does not exist"):
+        group.move(x, block, t)
+
+
+@given(noises, st.sampled_from([(4, 4), (5, 3)]))
+def test_one_matrix_moves_as_a_batch_of_one(noise: Noise, shape):
+    """In every memory layout, to the bit: one matrix takes its columns by another way."""
+    manifold = OrthogonalGroup() if shape[0] == shape[1] else Stiefel()
+    x = noise.point(shape[0], shape[0])[:, : shape[1]]
+    pairs = pair_to_number(*round_robin(shape[0])[0].unbind(-1), shape[0])
+    block, t = Coordinates(pairs, disjoint=True), noise.normal(len(pairs))
+    g = noise.like(x)
+    for y in layouts(x):
+        batch = torch.stack([y, y])
+        for layout in layouts(batch):
+            moved = manifold.move(layout, block, t)
+            assert torch.equal(moved[0], manifold.move(y, block, t))
+            slopes = manifold.derivatives(layout, torch.stack([g, g]), block)
+            assert error(slopes[0], manifold.derivatives(y, g, block)) <= 1e-14

@@ -72,6 +72,14 @@ def test_every_call_gives_new_numbers(key):
     assert not torch.equal(source.distinct(1000, 20), source.distinct(1000, 20))
 
 
+@given(keys, st.integers(1, 2**63 - 1), st.integers(0, 12))
+def test_a_few_numbers_are_the_first_of_many(key, high, n):
+    """A few are made without tensors."""
+    few, many = randomness(*key).integers(high, n), randomness(*key).integers(high, 100)
+    assert few.dtype == many.dtype
+    assert torch.equal(few, many[:n])
+
+
 @given(keys, st.integers(1, 50), st.integers(2, 4))
 def test_the_numbers_do_not_depend_on_how_they_are_shaped(key, n, m):
     """A batch of matrices draws what a list of them would."""
