@@ -284,6 +284,31 @@ class CoordinateManifold(Manifold):
         upper[..., a, b] = values
         return upper - upper.mT
 
+    def gradient(self, x: Tensor, egrad: Tensor) -> Tensor:
+        """Return the Riemannian gradient in the form that :meth:`follow` takes.
+
+        Here it is the tangent vector. A group may return the element A of its Lie algebra with grad f = xA,
+        from which a step is fewer products.
+        """
+        return self.egrad2rgrad(x, egrad)
+
+    def follow(self, x: Tensor, v: Tensor, *, map: str = "expmap") -> Tensor:
+        """Return the point at which a step along a multiple v of :meth:`gradient` ends.
+
+        Parameters
+        ----------
+        x, v : Tensor
+            Points, and multiples of what `gradient` has returned there.
+        map : {"expmap", "retr"}
+            Which map takes the step.
+
+        Returns
+        -------
+        Tensor
+            The shape of `x`.
+        """
+        return getattr(self, map)(x, v)
+
     def restore_(self, x: Tensor) -> Tensor:
         """Take away, in place, what rounding has put between `x` and the manifold (here: nothing)."""
         return x

@@ -8,6 +8,7 @@ import torch
 from geoopt import ManifoldTensor
 from torch import Tensor
 
+from .embedded import EmbeddedMetric
 from .exponential import expm1
 from .logarithm import logarithm
 from .orthonormal_matrices import OrthonormalMatrices
@@ -83,7 +84,20 @@ class MatrixGroup(OrthonormalMatrices):
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """The retraction that the constructor names."""
-        return self.retractions[self.retraction](x, self._algebra(x.mH @ u))
+        return self._retract(x, self._algebra(x.mH @ u))
+
+    def gradient(self, x: Tensor, egrad: Tensor) -> Tensor:
+        """Return the matrix A of the Lie algebra with grad f = xA: one product of d×d matrices.
+
+        In a subclass with projections or maps of its own, the tangent vector.
+        """
+        return self._algebra(x.mH @ egrad) if self._trivialized else super().gradient(x, egrad)
+
+    def follow(self, x: Tensor, v: Tensor, *, map: str = "expmap") -> Tensor:
+        """Return x·expm(v), or the retraction's approximation of it, for v of :meth:`gradient`."""
+        if not self._trivialized:
+            return super().follow(x, v, map=map)
+        return exponential(x, v) if map == "expmap" else self._retract(x, v)
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Left translation y(xᴴv): an isometry, though not Levi-Civita's parallel transport."""
@@ -114,6 +128,21 @@ class MatrixGroup(OrthonormalMatrices):
         )
 
     # Parts
+
+    @property
+    def _trivialized(self) -> bool:
+        """Whether tangent vectors can be left out on the way from a gradient to the next point."""
+        here = (
+            (MatrixGroup, "proju"),
+            (MatrixGroup, "expmap"),
+            (MatrixGroup, "retr"),
+            (EmbeddedMetric, "egrad2rgrad"),
+        )
+        return all(getattr(type(self), name) is getattr(base, name) for base, name in here)
+
+    def _retract(self, x: Tensor, a: Tensor) -> Tensor:
+        """The retraction that the constructor names, of the vector xa."""
+        return self.retractions[self.retraction](x, a)
 
     def _algebra(self, a: Tensor) -> Tensor:
         """The matrix of the Lie algebra nearest to `a`: its skew part."""

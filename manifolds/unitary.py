@@ -339,9 +339,8 @@ class SpecialUnitaryGroup(UnitaryGroup):
         """
         return super().logmap(x, y)
 
-    def retr(self, x: Tensor, u: Tensor) -> Tensor:
-        """The retraction that the constructor names."""
-        y = super().retr(x, u)
+    def _retract(self, x: Tensor, a: Tensor) -> Tensor:
+        y = super()._retract(x, a)
         return y if self.retraction == "exponential" else _special(y)
 
     def restore_(self, x: Tensor) -> Tensor:

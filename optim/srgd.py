@@ -150,9 +150,10 @@ class SRGD(ManifoldOptimizer):
             return self._prepare_scaled(group, p, grad)
         manifold = manifold_of(p) or _UNCONSTRAINED
         x, state = local(p), ParameterState(self.state, p)
-        rgrad = manifold.egrad2rgrad(x, grad)
-
         by_host = self._checked_by_host(group, p)
+        # Without momentum no tangent vector is needed, where a manifold can do without.
+        direct = isinstance(manifold, CoordinateManifold) and not group["momentum"]
+        rgrad = (manifold.gradient if direct else manifold.egrad2rgrad)(x, grad)
 
         def compute(_: Tensor | None, factor: float) -> Change:
             velocity = rgrad
@@ -164,7 +165,9 @@ class SRGD(ManifoldOptimizer):
                     buffer = group["momentum"] * kept + (1 - group["dampening"]) * rgrad
                 velocity = rgrad + group["momentum"] * buffer if group["nesterov"] else buffer
             u = -(factor * group["lr"]) * velocity
-            if not group["momentum"]:
+            if direct:
+                new = manifold.follow(x, u, map=group["map"])
+            elif not group["momentum"]:
                 new = getattr(manifold, group["map"])(x, u)
             else:
                 new, buffer = getattr(manifold, f"{group['map']}_transp")(x, u, buffer)
@@ -187,6 +190,9 @@ class SRGD(ManifoldOptimizer):
                 self._restore(group, p, manifold, All())
 
             def slope() -> float:
+                if direct:
+                    tangent = manifold.egrad2rgrad(x, grad)
+                    return -factor * float(group["lr"]) * inner(grad, tangent)
                 return inner(grad, u)
 
             return Change(move, keep, restore, new if by_host else None, slope=slope)

@@ -302,6 +302,10 @@ BROKEN = {
         of(SPHERE, "descend_", lambda y, *a: y.neg_()),
         of(SPHERE, "descend_", lambda y, *a: y.clone()),
     ],
+    "follow takes the gradients steps": [
+        of(SPHERE, "gradient", lambda y, *a: 1.01 * y),
+        of(SPHERE, "follow", lambda y, *a: -y),
+    ],
     "restore repairs": [
         of(SPHERE, "restore_", lambda y, *a: y.neg_()),
         (SPHERE, {"restore_": lambda self, x: x}),

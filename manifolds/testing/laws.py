@@ -970,6 +970,18 @@ def descend_is_its_three_verbs(case: Case) -> None:
     case.close(x, expected, "descend_, and the three verbs", t, g)
 
 
+@law("gradient or follow was overridden, and is not egrad2rgrad and the maps.")
+def follow_takes_the_gradients_steps(case: Case) -> None:
+    """A step of follow along gradient ends where expmap and retr end along egrad2rgrad."""
+    x = case.point()
+    g = case.egrad(x)
+    v, rgrad = (f(x, g.clone()) for f in (case.manifold.gradient, case.manifold.egrad2rgrad))
+    for name in ("expmap", "retr"):
+        step = -0.1 / (1 + float(rgrad.abs().max()))
+        expected = getattr(case.manifold, name)(x, step * rgrad)
+        case.close(case.manifold.follow(x, step * v, map=name), expected, f"follow, and {name}", g)
+
+
 @law("restore_ moves points that are good, makes others worse, or is not in place.")
 def restore_repairs(case: Case) -> None:
     """A call of restore_ takes most of a small error away, in place, and leaves points alone."""

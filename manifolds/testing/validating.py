@@ -51,6 +51,8 @@ _LAWS = {
     "move": "point block times -> point",
     "move_": "point block times -> point",
     "descend_": "point ambient block rule -> point",
+    "gradient": "point ambient -> ambient",
+    "follow": "point ambient -> point",
     "restore_": "ambient -> point",
 }
 
