@@ -108,14 +108,14 @@ class MatrixGroup(OrthonormalMatrices):
 
         For u = xA and v = xΩ it is x e^{A/2} Ω e^{A/2}.
         """
-        half = expm1(self._algebra(x.mH @ u) / 2)
-        omega = self._algebra(x.mH @ v)
-        omega = omega + half @ omega
-        return x @ (omega + omega @ half)
+        return self._transported(x, u, v)[1]
 
     def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Exp_x(u), and v transported along it as Levi-Civita does."""
-        return self.expmap(x, u), self.transp_follow_expmap(x, u, v)
+        """Exp_x(u), and v transported along it as Levi-Civita does, from one exponential, of u/2."""
+        if type(self).expmap is not MatrixGroup.expmap:
+            return self.expmap(x, u), self.transp_follow_expmap(x, u, v)
+        half, moved = self._transported(x, u, v)
+        return x + x @ (2 * half + half @ half), moved
 
     # Checks
 
@@ -139,6 +139,13 @@ class MatrixGroup(OrthonormalMatrices):
             (EmbeddedMetric, "egrad2rgrad"),
         )
         return all(getattr(type(self), name) is getattr(base, name) for base, name in here)
+
+    def _transported(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """e^{A/2} − I for u = xA, and v transported along Exp_x(tu)."""
+        half = expm1(self._algebra(x.mH @ u) / 2)
+        omega = self._algebra(x.mH @ v)
+        omega = omega + half @ omega
+        return half, x @ (omega + omega @ half)
 
     def _retract(self, x: Tensor, a: Tensor) -> Tensor:
         """The retraction that the constructor names, of the vector xa."""
