@@ -178,18 +178,20 @@ def greedy_matching(weight: Tensor) -> Tensor:
     """
     d = weight.shape[-1]
     place = torch.arange(d, device=weight.device)
-    weight = weight.nan_to_num(nan=torch.inf).masked_fill(place == place.unsqueeze(-1), -1.0)
+    weight = weight.nan_to_num(nan=torch.inf)
+    weight.diagonal(dim1=-2, dim2=-1).fill_(-1.0)
     partner = torch.full(weight.shape[:-1], -1, dtype=torch.int64, device=weight.device)
     rounds = d // 2 if weight.device.type == "cpu" else 4 * d.bit_length()
     free = partner < 0
     for _ in range(rounds):
-        both = free.unsqueeze(-1) & free.unsqueeze(-2)
-        candidate = _heaviest(torch.where(both, weight, -1.0))
+        # The first of equal ones is that of the first edge, by (smaller end, larger end), at both ends.
+        candidate = weight.argmax(-1)
         mutual = free & (candidate.gather(-1, candidate) == place)
         partner = torch.where(mutual, candidate, partner)
         free = partner < 0
         if weight.device.type == "cpu" and int(free.sum(-1).amax()) < 2:
             break
+        weight.masked_fill_(mutual.unsqueeze(-2), -1.0)
     # Each pair by its smaller end; what is left is paired in order, the last of an odd d rests.
     first = torch.where(~free & (place < partner), place, d)
     matched = first.sort(-1).values[..., : d // 2]
@@ -198,20 +200,6 @@ def greedy_matching(weight: Tensor) -> Tensor:
     empty = matched == d
     order = (empty.long().cumsum(-1) - 1).clamp(min=0).unsqueeze(-1).expand_as(ends)
     return torch.where(empty.unsqueeze(-1), rest.gather(-2, order), ends)
-
-
-def _heaviest(weight: Tensor) -> Tensor:
-    """The neighbour at the heaviest edge of every row; of equal ones that of the first edge.
-
-    Edges are ordered by (smaller end, larger end), so both ends of an edge agree on its rank.
-    """
-    best = weight.amax(-1, keepdim=True)
-    d = weight.shape[-1]
-    place = torch.arange(d, device=weight.device)
-    low = torch.minimum(place, place.unsqueeze(-1))
-    high = torch.maximum(place, place.unsqueeze(-1))
-    rank = torch.where(weight == best, low * d + high, d * d)
-    return rank.argmin(-1)
 
 
 def _greedy_groups(weight: Tensor, r: int) -> Tensor:
@@ -232,9 +220,10 @@ def _greedy_groups(weight: Tensor, r: int) -> Tensor:
         member = pairs.unsqueeze(-1).expand(*pairs.shape, groups.shape[-1])
         groups = groups.unsqueeze(-3).expand(*pairs.shape[:-1], *groups.shape[-2:])
         groups = groups.gather(-2, member).flatten(-2)
-        inside = torch.zeros(*groups.shape[:-1], d, dtype=weight.dtype, device=weight.device)
-        inside = inside.scatter(-1, groups, 1.0)
-        between = inside @ weight @ inside.mT
+        for _ in range(2):  # the rows of both clusters of a pair add up, and the columns do
+            ends = pairs.unsqueeze(-2).expand(*pairs.shape[:-1], between.shape[-1], 2)
+            first, second = ends.unbind(-1)
+            between = (between.gather(-2, first) + between.gather(-2, second)).mT
     heaviest = between.diagonal(dim1=-2, dim2=-1).topk(n, dim=-1).indices
     groups = groups.gather(-2, heaviest.unsqueeze(-1).expand(*heaviest.shape, groups.shape[-1]))
     taken = torch.zeros(weight.shape[:-1], dtype=torch.bool, device=weight.device)
