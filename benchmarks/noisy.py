@@ -8,8 +8,8 @@ step, off the clock:
   sixteen columns among themselves.
 - *PCA*: −½ E‖Wᵀx‖² over St(n, 3n/4), x ~ N(0, C), the eigenvalues of C falling from 1 to 1/1000
   geometrically, batches of 256.
-- *ICA*: E Σ log cosh(wᵀx) over O(d), x whitened mixtures of Laplace variables, batches of 256 of 40,000.
-- *joint diagonalization*: E ½ Σ off(WᵀAW)² over O(d), A one of 200 matrices V diag(λ) Vᵀ with noise, batches
+- *ICA*: E Σ log cosh(wᵀx) over O(d), x whitened mixtures of Laplace variables, batches of 256 of 4,000.
+- *joint diagonalization*: E ½ Σ off(WᵀAW)² over O(d), A one of 64 matrices V diag(λ) Vᵀ with noise, batches
   of 16.
 
 The gap is f − f*, as a share of what it is at the start. f* is known of the first three; of the others it is
@@ -123,7 +123,7 @@ def pca(d: int, generator: torch.Generator, device: torch.device) -> Problem:
 
 def ica(d: int, generator: torch.Generator, device: torch.device) -> Problem:
     """Separate mixtures of sources whose distribution has heavy tails."""
-    uniform = torch.rand(40_000, d, dtype=torch.float64, generator=generator) - 0.5
+    uniform = torch.rand(4_000, d, dtype=torch.float64, generator=generator) - 0.5
     sources = -uniform.sign() * torch.log1p(-2 * uniform.abs())
     sources -= sources.mean(0)
     covariance = sources.mT @ sources / len(sources)
@@ -147,10 +147,10 @@ def ica(d: int, generator: torch.Generator, device: torch.device) -> Problem:
 
 
 def joint_diagonalization(d: int, generator: torch.Generator, device: torch.device) -> Problem:
-    """Diagonalize 200 matrices that nearly commute."""
+    """Diagonalize 64 matrices that nearly commute."""
     right = point(generator, d, d)
-    values = torch.randn(200, 1, d, dtype=torch.float64, generator=generator)
-    noise = torch.randn(200, d, d, dtype=torch.float64, generator=generator)
+    values = torch.randn(64, 1, d, dtype=torch.float64, generator=generator)
+    noise = torch.randn(64, d, d, dtype=torch.float64, generator=generator)
     matrices = right * values @ right.mT + 0.02 * (noise + noise.mT)
     a = matrices.float().to(device)
 
