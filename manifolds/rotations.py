@@ -28,7 +28,7 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     rounded τ scale both columns by the same factor next to 1 every time the angle occurs. So of the
     numbers next to s, all of which are the angle to about its precision, two are found whose τ lies
     closely above and closely below a number that can be represented, and the last digits of an
-    entry of the column decide between them, so that the mean factor is 1 (:func:`reduced`). What is
+    entry of the column decide between them, so that the mean factor is 1 (``reduced``). What is
     left is a random walk.
 
     Parameters

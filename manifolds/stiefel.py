@@ -222,7 +222,7 @@ class Stiefel(OrthonormalColumns):
         expm([[A, −Rᵀ], [R, 0]]) in the canonical metric (Edelman, Arias and Smith, 1998), and in the
         Euclidean one of expm([[2A, −Rᵀ], [R, 0]]), times expm(−A) (Zimmermann and Hüper, 2022). The
         result is x plus an increment, so that a short step is accurate relative to its length, and
-        derivatives of every order exist at any u (:func:`turn_frame`). About 10np² flops, and a few
+        derivatives of every order exist at any u (``turn_frame``). About 10np² flops, and a few
         products of 2p×2p matrices; where u is longer than 8, besides a QR factorization of n×2p.
         """
         a, k = self._parts(x, u)
@@ -315,7 +315,7 @@ def turn_frame(x: Tensor, b: Tensor, k: Tensor) -> Tensor:
     """The increment expm(L)x − x for the skew L = xBxᵀ + Kxᵀ − xKᵀ: Lx = xB + K, LK = −xKᵀK.
 
     For n <= 2p by L itself. In taller matrices L turns 2p directions at most; a turn of a few radians
-    comes from the Gram matrix KᵀK (:func:`thin_exponential`), which needs no factorization. That costs a
+    comes from the Gram matrix KᵀK (``thin_exponential``), which needs no factorization. That costs a
     digit of orthogonality for every digit of the angle, so longer ones are made in an orthonormal
     basis of these directions. Their derivatives are still those of the first way, for a basis has
     none where K has not the full rank.
