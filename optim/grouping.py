@@ -186,11 +186,13 @@ def greedy_matching(weight: Tensor) -> Tensor:
     for _ in range(rounds):
         # The first of equal ones is that of the first edge, by (smaller end, larger end), at both ends.
         candidate = weight.argmax(-1)
-        mutual = free & (candidate.gather(-1, candidate) == place)
+        mutual = candidate.gather(-1, candidate) == place
+        # What weighs nothing is paired in order below: sparse weights take few rounds.
+        mutual &= free & (weight.gather(-1, candidate.unsqueeze(-1)).squeeze(-1) > 0)
+        if weight.device.type == "cpu" and not bool(mutual.any()):
+            break
         partner = torch.where(mutual, candidate, partner)
         free = partner < 0
-        if weight.device.type == "cpu" and int(free.sum(-1).amax()) < 2:
-            break
         weight.masked_fill_(mutual.unsqueeze(-2), -1.0)
     # Each pair by its smaller end; what is left is paired in order, the last of an odd d rests.
     first = torch.where(~free & (place < partner), place, d)

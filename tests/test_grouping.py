@@ -10,6 +10,7 @@ import torch
 from geoopt import ManifoldParameter
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from givens.manifolds import (
     Coordinates,
@@ -155,6 +156,18 @@ def test_the_greedy_matching_has_half_of_the_largest_weight(d, data):
     best = sum(float(weight[e]) for e in networkx.max_weight_matching(graph))
     ours = sum(float(weight[j, l]) for j, l in greedy_matching(weight).tolist())
     assert best / 2 <= ours <= best * (1 + 1e-12)
+
+
+def test_a_sparse_greedy_matching_takes_few_rounds(monkeypatch):
+    """Where hardly any two axes are coupled, as many rounds as couplings, and not one for every pair."""
+    d, rounds = 64, []
+    weight = torch.zeros(d, d)
+    weight[:3] = torch.rand(3, d, generator=torch.Generator().manual_seed(0))
+    argmax = Tensor.argmax
+    monkeypatch.setattr(Tensor, "argmax", lambda *a, **k: (rounds.append(1), argmax(*a, **k))[1])
+    pairs = greedy_matching(weight + weight.mT)
+    assert sorted(pairs.flatten().tolist()) == list(range(d))
+    assert len(rounds) <= 4
 
 
 def test_the_greedy_matching_of_a_batch_is_that_of_each():
