@@ -107,8 +107,8 @@ def test_float32_follows_float64(d, noise: Noise):
     single = rotate_columns_(x.clone(), j, l, angle)
     double = rotate_columns_(x.double(), j, l, angle)
     assert single.dtype == torch.float32
-    # The rounding of the result and of the two increments.
-    assert error(single, double) <= 4 * torch.finfo(torch.float32).eps * float(x.abs().max())
+    # The sine, which may be four numbers away, and the rounding of the increments and of the result.
+    assert error(single, double) <= 7 * torch.finfo(torch.float32).eps * float(x.abs().max())
 
 
 @pytest.mark.parametrize("angle", [1e-4, 0.001, 0.01, 0.1, 3.0])
