@@ -304,8 +304,10 @@ def _descend_kernel(
 
 @triton.jit
 def _entry(x_j, xm, m, n, j):
-    """The entry of a column that ``rotations.entries`` takes."""
-    return tl.load(x_j + tl.where(m >= n, j, 0) * xm)
+    """The entry of a column that ``rotations.entries`` takes, read by all threads before one writes there."""
+    entry = tl.load(x_j + tl.where(m >= n, j, 0) * xm)
+    tl.debug_barrier()
+    return entry
 
 
 @triton.jit
