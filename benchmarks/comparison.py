@@ -32,6 +32,7 @@ from geoopt import ManifoldParameter
 from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
 from report import (
     console,
+    legend_below,
     new_figure,
     output_option,
     save_figure,
@@ -465,19 +466,7 @@ def draw(everything: dict[str, Any], path: Path) -> None:
         axes.set(title=name, xlabel="seconds", yscale="log", ylim=(1e-10, 2))
         axes.set_xlim(left=0)
     figure.axes[0].set_ylabel("(f − f*) / (f₀ − f*)")
-    handles = {
-        label: line
-        for axes in figure.axes
-        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=6,
-        fontsize=8,
-        frameon=False,
-    )
+    legend_below(figure)
     save_figure(figure, path)
 
 

@@ -40,7 +40,15 @@ from applications.rotations import CayleySGD
 from geoopt import ManifoldParameter
 from pogo import POGO
 from pogo.base import SGD, VectorAdam
-from report import new_figure, output_option, save_figure, show_machine, show_table, write_json
+from report import (
+    legend_below,
+    new_figure,
+    output_option,
+    save_figure,
+    show_machine,
+    show_table,
+    write_json,
+)
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.nn.utils.parametrizations import orthogonal
@@ -230,7 +238,7 @@ def pogo(base: Any) -> Any:
 
 
 STIEFEL = geoopt.EuclideanStiefel()
-# What makes a method's optimizer, and the stepsize that is tried first, in units of 1/L.
+# What makes a method's optimizer, and the stepsize that is tried first.
 METHODS: dict[str, tuple[Any, float]] = {
     "SRCD, matching": (on(ours, lambda p, lr: SRCD(p, lr, Matching())), 1.0),
     "SRCD, greedy matching": (on(ours, lambda p, lr: SRCD(p, lr, Matching("greedy"))), 1.0),
@@ -368,7 +376,7 @@ def main(  # noqa: D103
 
 
 def takes(problem: Problem, make: Any) -> bool:
-    """Whether a method can take a step at all: groups have a size, and Cayley SGD is for square ones."""
+    """Whether a method can take a step at all: groups have a size."""
     model = Model(problem.start)
     try:
         optimizer = make(model, 1e-3)
@@ -432,19 +440,7 @@ def draw(tables: dict[str, Any], path: Path) -> None:
             axes.plot(seconds, shares, style, label=name, color=colour, linewidth=1.3)
         axes.set(title=title, xlabel="seconds", xscale="log", yscale="log", ylim=(0.008, 1.5))
     figure.axes[0].set_ylabel("gap, of the first one")
-    handles = {
-        label: line
-        for axes in figure.axes
-        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=6,
-        fontsize=8,
-        frameon=False,
-    )
+    legend_below(figure)
     save_figure(figure, path)
 
 

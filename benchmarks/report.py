@@ -94,6 +94,23 @@ def new_figure(columns: int = 1, *, width: float = 7.2, height: float = 4.6) -> 
     return figure
 
 
+def legend_below(figure: Figure) -> None:
+    """Name the lines of all axes under them, each once."""
+    handles = {
+        label: line
+        for axes in figure.axes
+        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=6,
+        fontsize=8,
+        frameon=False,
+    )
+
+
 def log_axis(axis: Axis) -> None:
     """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of every decade."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from geoopt.manifolds import Manifold
@@ -305,8 +306,15 @@ class CoordinateManifold(Manifold):
         Returns
         -------
         Tensor
-            The shape of `x`.
+            The shape of `x`. Costs what the map does.
+
+        Raises
+        ------
+        ValueError
+            If `map` is none of the two.
         """
+        if map not in ("expmap", "retr"):
+            raise ValueError(f"map={map!r}: expected 'expmap' or 'retr'")
         return getattr(self, map)(x, v)
 
     def restore_(self, x: Tensor) -> Tensor:
@@ -373,6 +381,10 @@ class CoordinateManifold(Manifold):
             )
 
     # What the methods of a subclass check first.
+
+    def _inherits(self, *methods: Callable[..., Any]) -> bool:
+        """Whether the class has these very methods, and none of its own in their places."""
+        return all(getattr(type(self), method.__name__) is method for method in methods)
 
     def _numbers(self, x: Tensor, block: CoordinateBlock) -> Tensor:
         """The numbers of the coordinates of a block, with the batch of `x`; not of groups."""

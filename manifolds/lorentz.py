@@ -271,7 +271,7 @@ class Lorentz(RotationCoordinates):
             return self.restore_(x)
         if not isinstance(block, Coordinates) or not (block.disjoint or block.index.shape[-1] == 1):
             return super().move_(x, block, t)
-        j, l = self._pairs(x, block.index)
+        j, l = self._pairs_of(x, block)
         boosts = j == 0
         t = t.double().expand(j.shape)
         super().move_(x, block, torch.where(boosts, 0.0, t))

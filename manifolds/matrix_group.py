@@ -95,9 +95,11 @@ class MatrixGroup(OrthonormalMatrices):
 
     def follow(self, x: Tensor, v: Tensor, *, map: str = "expmap") -> Tensor:
         """Return x·expm(v), or the retraction's approximation of it, for v of :meth:`gradient`."""
-        if not self._trivialized:
-            return super().follow(x, v, map=map)
-        return exponential(x, v) if map == "expmap" else self._retract(x, v)
+        if self._trivialized and map == "expmap":
+            return exponential(x, v)
+        if self._trivialized and map == "retr":
+            return self._retract(x, v)
+        return super().follow(x, v, map=map)
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Left translation y(xᴴv): an isometry, though not Levi-Civita's parallel transport."""
@@ -112,7 +114,7 @@ class MatrixGroup(OrthonormalMatrices):
 
     def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Exp_x(u), and v transported along it as Levi-Civita does, from one exponential, of u/2."""
-        if type(self).expmap is not MatrixGroup.expmap:
+        if not self._inherits(MatrixGroup.expmap, MatrixGroup.transp_follow_expmap):
             return self.expmap(x, u), self.transp_follow_expmap(x, u, v)
         half, moved = self._transported(x, u, v)
         return x + x @ (2 * half + half @ half), moved
@@ -132,13 +134,9 @@ class MatrixGroup(OrthonormalMatrices):
     @property
     def _trivialized(self) -> bool:
         """Whether tangent vectors can be left out on the way from a gradient to the next point."""
-        here = (
-            (MatrixGroup, "proju"),
-            (MatrixGroup, "expmap"),
-            (MatrixGroup, "retr"),
-            (EmbeddedMetric, "egrad2rgrad"),
+        return self._inherits(
+            MatrixGroup.proju, MatrixGroup.expmap, MatrixGroup.retr, EmbeddedMetric.egrad2rgrad
         )
-        return all(getattr(type(self), name) is getattr(base, name) for base, name in here)
 
     def _transported(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """e^{A/2} − I for u = xA, and v transported along Exp_x(tu)."""

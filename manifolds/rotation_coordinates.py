@@ -222,13 +222,10 @@ class RotationCoordinates(CoordinateManifold):
     @property
     def _descends_plainly(self) -> bool:
         """Whether a subclass leaves derivatives, moves and step scale as they are here."""
-        here = (
-            (RotationCoordinates, "derivatives"),
-            (RotationCoordinates, "move_"),
-            (CoordinateManifold, "step_scale"),
-        )
-        return self.frame_bounds is not None and all(
-            getattr(type(self), name) is getattr(base, name) for base, name in here
+        return self.frame_bounds is not None and self._inherits(
+            RotationCoordinates.derivatives,
+            RotationCoordinates.move_,
+            CoordinateManifold.step_scale,
         )
 
     def _slopes(self, y: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:

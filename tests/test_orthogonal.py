@@ -22,7 +22,7 @@ from strategies import (
     noises,
 )
 
-from givens.manifolds import OrthogonalGroup
+from givens.manifolds import OrthogonalGroup, Sphere
 
 GROUP = OrthogonalGroup()
 
@@ -398,6 +398,32 @@ def test_expmap_transp_is_both_at_once(d, noise: Noise):
     assert error(y, GROUP.expmap(x, u)) <= 1e-13
     assert defect(y) <= 1e-14
     assert torch.equal(w, GROUP.transp_follow_expmap(x, u, v))
+
+
+@pytest.mark.parametrize("manifold", [GROUP, Sphere()])
+def test_follow_knows_two_maps(manifold):
+    x = manifold.origin(3, 3)
+    with pytest.raises(ValueError, match="map='geodesic': expected 'expmap' or 'retr'"):
+        manifold.follow(x, torch.zeros(3, 3), map="geodesic")
+
+
+def test_a_subclass_with_maps_of_its_own_is_asked_for_them():
+    """Steps and transports that leave tangent vectors out, or share an exponential, do not pass them over."""
+
+    class Other(OrthogonalGroup):
+        def expmap(self, x, u):
+            return x.clone()
+
+    class Carried(OrthogonalGroup):
+        def transp_follow_expmap(self, x, u, v):
+            return 2 * v
+
+    noise = Noise(0)
+    x = noise.point(4, 4)
+    u, v = noise.tangent(x), noise.tangent(x)
+    assert torch.equal(Other().follow(x, Other().gradient(x, u)), x)
+    assert torch.equal(Other().expmap_transp(x, u, v)[0], x)
+    assert torch.equal(Carried().expmap_transp(x, u, v)[1], 2 * v)
 
 
 @given(dims, noises)
