@@ -310,6 +310,8 @@ def main(  # noqa: D103
     ]
     states = output / "orthogonality.pt"
     if resume:
+        if not states.exists():
+            raise click.BadParameter(f"there is no {states} to go on from", param_hint="--resume")
         known = torch.load(states)
         for row in grid:
             row.load_state(known.get(row.name, {}))
