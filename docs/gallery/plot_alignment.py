@@ -46,7 +46,7 @@ q[bad] = q[northern[torch.randint(len(northern), (100,))]]
 
 def kabsch(p, q):
     """Rotation and translation of least squares."""
-    R = Rotation.align_vectors(q - q.mean(0), p - p.mean(0))[0]
+    R = Rotation.align_vectors((q - q.mean(0)).numpy(), (p - p.mean(0)).numpy())[0]
     R = torch.tensor(R.as_matrix())
     return R, q.mean(0) - R @ p.mean(0)
 
