@@ -1,9 +1,9 @@
 """Tasks with known answers, beside geoopt and pymanopt: loss against seconds and against flops.
 
 The tasks are those on which Han, Jawanpuria & Mishra, *Riemannian coordinate descent algorithms on matrix
-manifolds* (ICML 2024), compare: orthogonal Procrustes, PCA, the nearest matrix, the embedding of a tree into
-hyperbolic space; and the Fréchet mean of positive definite matrices. Everything is deterministic, in float64,
-on one thread.
+manifolds* (ICML 2024), compare: orthogonal Procrustes, PCA, the nearest matrix (orthonormal, and
+symplectic), the embedding of a tree into hyperbolic space; and the Fréchet mean of positive definite
+matrices. Everything is deterministic, in float64, on one thread.
 
 Every method that has a stepsize is tuned on the first seed: all stepsizes of one grid, the same seconds for
 each; the first to arrive at a gap of 1e-8 wins; if none does, the least loss at the end. A best value at an
@@ -138,6 +138,24 @@ def nearest(generator: torch.Generator) -> Task:
     )
 
 
+def nearest_symplectic(generator: torch.Generator) -> Task:
+    """Min ‖X − A‖²/2 over Sp(200, 50); A − X is orthogonal to the manifold at the answer."""
+    rows, columns = 200, 50
+    manifold = manifolds.Symplectic(retraction="cayley")
+    answer, start = (
+        manifold.random(rows, columns, dtype=torch.float64, generator=generator) for _ in "xy"
+    )
+    answer = answer.as_subclass(Tensor)
+    noise = torch.randn(columns, columns, dtype=torch.float64, generator=generator)
+    # The tangent space is {JSX : S = Sᵀ}, so the normal space is {JXΩ : Ω = −Ωᵀ}.
+    conjugate = torch.cat([answer[rows // 2 :], -answer[: rows // 2]])
+    a = answer + conjugate @ (noise - noise.mT) / math.sqrt(100 * columns)
+    cost = lambda x: (x - a).square().sum() / 2  # noqa: E731
+    return Task(
+        cost, start.as_subclass(Tensor), manifold, None, None, float(cost(answer)), unit=1.0
+    )
+
+
 def tree(generator: torch.Generator) -> Task:
     """Embed a binary tree of 63 nodes into H², so that distances become those of the tree."""
     count, dim = 63, 2
@@ -199,6 +217,7 @@ TASKS: dict[str, Callable[[torch.Generator], Task]] = {
     "Procrustes": procrustes,
     "PCA": pca,
     "nearest matrix": nearest,
+    "nearest symplectic": nearest_symplectic,
     "tree": tree,
     "Fréchet mean": mean,
 }

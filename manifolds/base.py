@@ -210,6 +210,68 @@ class CoordinateManifold(Manifold):
         index = torch.arange(derivatives.shape[-1], device=x.device).expand(derivatives.shape)
         return merge_steepest(index, derivatives, self.step_scale(x, All()), k)
 
+    def candidates(self, x: Tensor, egrad: Tensor, k: int, dtype: torch.dtype) -> Tensor:
+        """Return k coordinates among which the steepest should be, found in the arithmetic of another type.
+
+        Parameters
+        ----------
+        x, egrad : Tensor
+            Points and the Euclidean gradient there.
+        k : int
+            How many, 1 <= k <= D.
+        dtype : torch.dtype
+            Type of the products, such as ``torch.bfloat16``.
+
+        Returns
+        -------
+        Tensor
+            Their numbers, shape ``(*batch, k)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If the geometry has no such way.
+        """
+        raise NotImplementedError(
+            f"{self.name} ranks its coordinates in the type of the points; leave out dtype={dtype}"
+        )
+
+    def coupling(self, x: Tensor, egrad: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Return how strongly every two axes are coupled by a gradient.
+
+        Parameters
+        ----------
+        x, egrad : Tensor
+            Points and the Euclidean gradient there.
+        dtype : torch.dtype, optional
+            Type of the products, where the geometry can do with another than that of the points.
+
+        Returns
+        -------
+        Tensor
+            Symmetric, shape ``(*batch, d, d)`` for d axes: √(Σ ⟨grad f, f_i⟩²/s_i) over the
+            coordinates that turn both. What stands on the diagonal has no meaning.
+
+        Raises
+        ------
+        NotImplementedError
+            If a type is asked for and the geometry has no such way.
+        """
+        if dtype is not None:
+            raise NotImplementedError(
+                f"{self.name} couples its axes in the type of the points; leave out dtype={dtype}"
+            )
+        d, total = self.num_axes(x), self.num_coordinates(x)
+        scale = self.step_scale(x, All())
+        square = self.derivatives(x, egrad, All()).square() / scale
+        square = torch.where(scale > 0, square, 0.0)
+        axes = self.axes(x, torch.arange(total, device=x.device))
+        first, second = axes[..., 0], axes[..., -1]  # of a coordinate of one axis the same
+        weight = square.new_zeros(*square.shape[:-1], d * d)
+        for place in (first * d + second, second * d + first):
+            weight.scatter_add_(-1, place.expand(square.shape), square)
+        return weight.unflatten(-1, (d, d)).sqrt()
+
     def descend_(
         self,
         x: Tensor,

@@ -120,28 +120,29 @@ class RotationCoordinates(CoordinateManifold):
         """
         self._check_pair(x, egrad, "egrad")
         self._check_count(x, k)
+        index, slopes = _steepest(self.columns(x), self.columns(egrad), k)
+        return index, slopes.mul_(self.radians)
+
+    def candidates(self, x: Tensor, egrad: Tensor, k: int, dtype: torch.dtype) -> Tensor:
+        """Return the k coordinates that :meth:`steepest` finds where its products are in another type.
+
+        In ``torch.bfloat16`` the d×d product takes a fraction of the time, on processors that have it.
+        """
+        self._check_pair(x, egrad, "egrad")
+        self._check_count(x, k)
+        if not self._inherits(RotationCoordinates.steepest):
+            return super().candidates(x, egrad, k, dtype)
+        return _steepest(self.columns(x).to(dtype), self.columns(egrad).to(dtype), k)[0]
+
+    def coupling(self, x: Tensor, egrad: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Return ``|⟨grad f, f_i⟩|/√s_i`` as a symmetric n×n matrix: one product, 2·m·n² flops."""
+        if not self._inherits(RotationCoordinates.derivatives, CoordinateManifold.step_scale):
+            return super().coupling(x, egrad, dtype=dtype)
+        self._check_pair(x, egrad, "egrad")
+        assert self.frame_bounds is not None
         y, g = self.columns(x), self.columns(egrad)
-        n = y.shape[-1]
-        best = x.new_empty((*y.shape[:-2], 0))
-        index = torch.empty(best.shape, dtype=torch.int64, device=x.device)
-        rows = max(1, PANEL // n)
-        for top in range(0, n - 1, rows):
-            bottom = min(top + rows, n - 1)
-            # Rows top…bottom of the strict upper triangle, from column top on.
-            panel = y[..., top:bottom].mT @ g[..., top:]
-            panel = panel.sub_(g[..., top:bottom].mT @ y[..., top:])
-            height, length = panel.shape[-2:]
-            pairs = height * length - height * (height + 1) // 2
-            lower = torch.ones(height, length, dtype=torch.bool, device=x.device).tril_()
-            slope = panel.abs().masked_fill_(lower, -1.0).flatten(-2)
-            place = slope.topk(min(k, pairs), dim=-1).indices
-            row = torch.div(place, length, rounding_mode="floor")
-            numbers = pair_to_number(top + row, top + place - row * length, n)
-            best = torch.cat([best, panel.flatten(-2).gather(-1, place)], -1)
-            index = torch.cat([index, numbers], -1)
-            order = best.abs().topk(min(k, best.shape[-1]), dim=-1).indices
-            best, index = best.gather(-1, order), index.gather(-1, order)
-        return index, best.mul_(self.radians)
+        a = (y.to(dtype or y.dtype).mT @ g.to(dtype or g.dtype)).to(x.dtype)
+        return (a - a.mT).abs_().mul_(self.radians / math.sqrt(self.frame_bounds[1]))
 
     def move_(self, x: Tensor, block: CoordinateBlock, t: Tensor) -> Tensor:
         """Follow the coordinates of a block for the times t, in place.
@@ -269,6 +270,45 @@ class RotationCoordinates(CoordinateManifold):
         j, l = self.axes(x, index).unbind(-1)
         batch = x.shape[: x.dim() - self.ndim]
         return j.expand(*batch, j.shape[-1]), l.expand(*batch, l.shape[-1])
+
+
+def _steepest(y: Tensor, g: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k pairs of columns of the largest |y_j·g_l − y_l·g_j|, and these numbers."""
+    n = y.shape[-1]
+    best = y.new_empty((*y.shape[:-2], 0))
+    index = torch.empty(best.shape, dtype=torch.int64, device=y.device)
+    rows = max(1, PANEL // n)
+    for top in range(0, n - 1, rows):
+        bottom = min(top + rows, n - 1)
+        # Rows top…bottom of the strict upper triangle, from column top on.
+        panel = y[..., top:bottom].mT @ g[..., top:]
+        panel = panel.sub_(g[..., top:bottom].mT @ y[..., top:])
+        height, length = panel.shape[-2:]
+        pairs = height * length - height * (height + 1) // 2
+        slope = panel.abs()
+        lower = torch.ones(height, height, dtype=torch.bool, device=y.device).tril_()
+        slope[..., :height].masked_fill_(lower, -1.0)
+        place = _largest(slope, min(k, pairs))
+        row = torch.div(place, length, rounding_mode="floor")
+        numbers = pair_to_number(top + row, top + place - row * length, n)
+        best = torch.cat([best, panel.flatten(-2).gather(-1, place)], -1)
+        index = torch.cat([index, numbers], -1)
+        order = best.abs().topk(min(k, best.shape[-1]), dim=-1).indices
+        best, index = best.gather(-1, order), index.gather(-1, order)
+    return index, best
+
+
+def _largest(x: Tensor, k: int) -> Tensor:
+    """Places of the k largest entries of matrices, in row-major order; NaN is the largest of all."""
+    height, length = x.shape[-2:]
+    if k >= height:
+        return x.flatten(-2).topk(k, dim=-1).indices
+    # They are in the k rows of the largest entries: topk of few numbers is faster than of many.
+    row = x.amax(-1).topk(k, dim=-1).indices
+    some = x.gather(-2, row.unsqueeze(-1).expand(*row.shape, length))
+    place = some.flatten(-2).topk(k, dim=-1).indices
+    inside = torch.div(place, length, rounding_mode="floor")
+    return row.gather(-1, inside) * length + place - inside * length
 
 
 def _rise(y: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:

@@ -7,20 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..manifolds import All, CoordinateBlock, Groups
+from ..manifolds import CoordinateBlock, Groups
+from ..manifolds.columns import take
 from ..manifolds.pairs import round_robin
 from .gradient import GradientView
 from .rounds import Rounds
-from .selection import Cyclic, GaussSouthwell, Rule, Uniform, first_disjoint
+from .selection import Cyclic, GaussSouthwell, Rule, Uniform, check_ranking, first_disjoint
 
 __all__ = ["Grouping", "Matching"]
 
-# The orders, and what ranks the coordinates where not every two axes have one.
-_RULES: dict[str, Rule] = {
-    "random": Uniform(),
-    "round-robin": Cyclic(),
-    "greedy": GaussSouthwell(),
-}
+_ORDERS = ("random", "round-robin", "greedy")
 
 
 @dataclass(frozen=True)
@@ -40,22 +36,29 @@ class Grouping:
         of half groups, so that in the course of the steps every two axes meet. ``"greedy"``: axes
         that are coupled strongly, by ``|⟨grad f, f_i⟩|/√s_i``, come together; this reads all
         derivatives.
+    dtype : torch.dtype, optional
+        Of ``"greedy"``: the type in which they are read, as in :class:`GaussSouthwell`. Those that the step
+        follows are computed in the parameter's own.
 
     Raises
     ------
     ValueError
-        If `size` or `order` is out of range; at the step, if there are fewer axes.
+        If `size` or `order` is out of range, or a `dtype` has no use; at the step, if there are fewer axes.
+    TypeError
+        If `dtype` is no floating-point type.
     NotImplementedError
-        At the step, on a geometry in which not every two axes have a coordinate.
+        At the step, on a geometry in which not every two axes have a coordinate, or with a `dtype` on one
+        that reads its derivatives in the type of its points only.
     """
 
     size: int
     order: str = "random"
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 2:
             raise ValueError(f"{self}: size must be a whole number, at least 2")
-        _check_order(self, self.order)
+        _check_order(self, self.order, self.dtype)
 
     def select(self, view: GradientView) -> Groups:
         """Deal the axes."""
@@ -75,7 +78,7 @@ class Grouping:
         elif self.order == "round-robin":
             axes = _tournament(d, r, view.step, view.x.device).expand(*view.batch, n, r)
         else:
-            axes = _greedy_groups(_coupling(view), r)
+            axes = _greedy_groups(view.coupling(self.dtype), r)
         return Groups(axes.sort(-1).values)
 
 
@@ -96,14 +99,20 @@ class Matching:
         O(rounds·d²). No pair is in two of them: there are at most d − 1 (d for odd d), and then every
         coordinate moves. At random they are rounds of one tournament whose axes are dealt at random, and
         each of them is a uniformly random matching.
+    dtype : torch.dtype, optional
+        Of ``"greedy"``: the type in which all derivatives are read, as in :class:`GaussSouthwell`.
 
     Raises
     ------
     ValueError
-        If `order` is unknown, `rounds` is out of range, or there are several greedy ones: of the pairs that
-        the heaviest matching leaves there may be no other whole one. At the step, if there are fewer rounds.
+        If `order` is unknown, `rounds` is out of range, a `dtype` has no use, or there are several greedy
+        rounds: of the pairs that the heaviest matching leaves there may be no other whole one. At the step,
+        if there are fewer rounds.
+    TypeError
+        If `dtype` is no floating-point type.
     NotImplementedError
-        At the step, with several rounds on a geometry in which not every two axes have a coordinate.
+        At the step, with several rounds on a geometry in which not every two axes have a coordinate, or
+        with a `dtype` on one that reads its derivatives in the type of its points only.
 
     Notes
     -----
@@ -118,9 +127,10 @@ class Matching:
 
     order: str = "random"
     rounds: int = 1
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        _check_order(self, self.order)
+        _check_order(self, self.order, self.dtype)
         if not isinstance(self.rounds, int) or self.rounds < 1:
             raise ValueError(f"{self}: rounds must be a whole number, at least 1")
         if self.rounds > 1 and self.order == "greedy":
@@ -136,7 +146,8 @@ class Matching:
                 raise NotImplementedError(
                     f"{self}: on {view.manifold.name} not every two axes have a coordinate; use Matching()"
                 )
-            rule = _RULES[self.order]
+            rules: tuple[Rule, ...] = (Uniform(), Cyclic(), GaussSouthwell(self.dtype))
+            rule = rules[_ORDERS.index(self.order)]
             return first_disjoint(view, rule.choose(view, view.num_coordinates), view.num_disjoint)
         d, m = view.num_axes, self.rounds
         if m > d - 1 + d % 2:
@@ -145,7 +156,7 @@ class Matching:
                 f"{d - 1 + d % 2} rounds"
             )
         if self.order == "greedy":
-            pairs = greedy_matching(_coupling(view)).unsqueeze(-3)
+            pairs = greedy_matching(view.coupling(self.dtype)).unsqueeze(-3)
         elif self.order == "random" and m == 1:
             dealt = view.random.distinct(d, d // 2 * 2, *view.batch)
             pairs = dealt.unflatten(-1, (1, d // 2, 2))
@@ -177,23 +188,34 @@ def greedy_matching(weight: Tensor) -> Tensor:
         largest possible; on an accelerator the number of rounds is fixed.
     """
     d = weight.shape[-1]
-    place = torch.arange(d, device=weight.device)
+    on_cpu = weight.device.type == "cpu"
     weight = weight.nan_to_num(nan=torch.inf)
     weight.diagonal(dim1=-2, dim2=-1).fill_(-1.0)
-    partner = torch.full(weight.shape[:-1], -1, dtype=torch.int64, device=weight.device)
-    rounds = d // 2 if weight.device.type == "cpu" else 4 * d.bit_length()
+    axis = torch.arange(d, device=weight.device).expand(weight.shape[:-1])  # that of a row
+    partner = torch.full_like(axis, -1)
     free = partner < 0
-    for _ in range(rounds):
+    for _ in range(d // 2 if on_cpu else 4 * d.bit_length()):
         # The first of equal ones is that of the first edge, by (smaller end, larger end), at both ends.
         candidate = weight.argmax(-1)
-        mutual = candidate.gather(-1, candidate) == place
+        mutual = candidate.gather(-1, candidate) == torch.arange(weight.shape[-1], device=axis.device)
         # What weighs nothing is paired in order below: sparse weights take few rounds.
         mutual &= free & (weight.gather(-1, candidate.unsqueeze(-1)).squeeze(-1) > 0)
-        if weight.device.type == "cpu" and not bool(mutual.any()):
+        if on_cpu and not bool(mutual.any()):
             break
-        partner = torch.where(mutual, candidate, partner)
-        free = partner < 0
+        free = free & ~mutual
+        found = torch.where(mutual, axis.gather(-1, candidate), partner.gather(-1, axis))
+        partner = partner.scatter(-1, axis, found)
         weight.masked_fill_(mutual.unsqueeze(-2), -1.0)
+        # A CPU goes on with the rows that are free, in their order: about half of them.
+        left = int(free.sum(-1).amax()) if on_cpu and free.numel() else d
+        if left < 2:
+            break
+        if 2 * left <= weight.shape[-1]:
+            kept = (~free).long().sort(dim=-1, stable=True).indices[..., :left]
+            axis, free = axis.gather(-1, kept), free.gather(-1, kept)
+            weight = take(take(weight.mT, kept).mT, kept)
+    place = torch.arange(d, device=weight.device)
+    free = partner < 0
     # Each pair by its smaller end; what is left is paired in order, the last of an odd d rests.
     first = torch.where(~free & (place < partner), place, d)
     matched = first.sort(-1).values[..., : d // 2]
@@ -259,19 +281,9 @@ def _tournament(d: int, r: int, step: int, device: torch.device) -> Tensor:
     return groups
 
 
-def _coupling(view: GradientView) -> Tensor:
-    """Weight of every two axes: the root of Σ ⟨grad f, f_i⟩²/s_i over the coordinates that turn both."""
-    d, total = view.num_axes, view.num_coordinates
-    scale = view.manifold.step_scale(view.x, All())
-    square = view.derivatives(All()).square() / scale
-    square = torch.where(scale > 0, square, 0.0)
-    first, second = view.manifold.axes(view.x, torch.arange(total, device=view.x.device)).unbind(-1)
-    weight = square.new_zeros(*view.batch, d * d)
-    for place in (first * d + second, second * d + first):
-        weight.scatter_add_(-1, place.expand(square.shape), square)
-    return weight.unflatten(-1, (d, d)).sqrt()
-
-
-def _check_order(selection: object, order: str) -> None:
-    if order not in _RULES:
-        raise ValueError(f"{selection}: order must be one of {', '.join(_RULES)}")
+def _check_order(selection: object, order: str, dtype: torch.dtype | None) -> None:
+    if order not in _ORDERS:
+        raise ValueError(f"{selection}: order must be one of {', '.join(_ORDERS)}")
+    if dtype is not None and order != "greedy":
+        raise ValueError(f'{selection}: only the order "greedy" ranks, so leave out dtype')
+    check_ranking(selection, dtype)

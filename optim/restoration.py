@@ -10,9 +10,10 @@ __all__ = ["moves"]
 
 # How many steps there are between restorations at most, where a step costs products of whole points
 # anyway. A dense one rounds every entry of a point, and its own factor, where the angles are large.
-# One that ranks all coordinates comes back to the same few pairs of axes, where small angles are
-# rounded in the same direction again and again.
+# One that ranks all coordinates comes back to the same few pairs of axes, or groups of them, where
+# angles are rounded in the same direction again and again.
 _DENSE_STEPS = 2
+_RANKED_GROUPS_STEPS = 4
 _RANKED_STEPS = 8
 
 
@@ -39,11 +40,10 @@ def moves(block: CoordinateBlock, period: int, *, ranked: bool) -> int:
     dense = math.ceil(period / _DENSE_STEPS)
     if isinstance(block, Groups):
         n, r = block.axes.shape[-2:]
-        if r > 2:
-            return dense if ranked else min(n * r * r, dense)
-        size = n
+        size = n if r == 2 else n * r * r
+        steps = _RANKED_STEPS if r == 2 else _RANKED_GROUPS_STEPS
     elif isinstance(block, Coordinates) and (block.disjoint or block.index.shape[-1] == 1):
-        size = block.index.shape[-1]
+        size, steps = block.index.shape[-1], _RANKED_STEPS
     else:
         return dense
-    return min(max(size, math.ceil(period / _RANKED_STEPS)) if ranked else size, dense)
+    return min(max(size, math.ceil(period / steps)) if ranked else size, dense)

@@ -79,11 +79,30 @@ class GaussSouthwell(_One):
 
     Where directions are not of norm 1 the derivative is taken along the unit vector. Reads all
     derivatives: one d×d product on the orthogonal group.
+
+    Parameters
+    ----------
+    dtype : torch.dtype, optional
+        Type in which all coordinates are ranked, such as ``torch.bfloat16``, where products in it are faster.
+        More than are wanted are taken from that ranking, and the steepest of them chosen by derivatives
+        in the parameter's own type, which the step follows. On O(d), Stiefel and the sphere.
+
+    Raises
+    ------
+    TypeError
+        If `dtype` is no floating-point type.
+    NotImplementedError
+        At the step, on a geometry that ranks in the type of its points only.
     """
+
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        check_ranking(self, self.dtype)
 
     def choose(self, view: GradientView, k: int) -> Tensor:
         """Rank the coordinates by the size of their derivatives."""
-        return view.steepest(k)
+        return view.steepest(k, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -156,6 +175,12 @@ class Block:
                 f"{view.manifold.name} has {view.num_disjoint}"
             )
         return first_disjoint(view, self.rule.choose(view, total), k)
+
+
+def check_ranking(selection: object, dtype: torch.dtype | None) -> None:
+    """Raise a TypeError unless coordinates can be ranked in a type."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"{selection}: dtype must be a floating-point type, such as torch.bfloat16")
 
 
 def first_disjoint(view: GradientView, ranking: Tensor, k: int) -> Coordinates:

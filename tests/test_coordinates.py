@@ -515,6 +515,57 @@ def test_the_general_rule_finds_the_same(batch, d, noise: Noise):
     assert error(general[1], fast[1]) <= 1e-12
 
 
+@given(batch_shapes, st.integers(2, 14), dtypes, noises, st.data())
+def test_candidates_in_the_type_of_the_points_are_the_steepest(batch, d, dtype, noise, data):
+    x = noise.point(*batch, d, d, dtype=dtype)
+    egrad = noise.like(x)
+    k = data.draw(st.integers(1, count(d)))
+    assert torch.equal(GROUP.candidates(x, egrad, k, dtype), GROUP.steepest(x, egrad, k)[0])
+
+
+@given(batch_shapes, st.integers(2, 30), dtypes, noises, st.data())
+def test_candidates_are_steep_up_to_the_rounding_of_their_type(batch, d, dtype, noise, data):
+    """Each is as steep as the one in its place should be, less what bfloat16 rounds: 8 bits of 2d terms."""
+    x = noise.point(*batch, d, d, dtype=dtype)
+    egrad = noise.like(x)
+    k = data.draw(st.integers(1, count(d)))
+    index = GROUP.candidates(x, egrad, k, torch.bfloat16)
+    assert index.shape == (*batch, k)
+    assert (index.sort(-1).values.diff(dim=-1) > 0).all()
+    slopes = GROUP.derivatives(x, egrad, Coordinates(index, disjoint=False)).abs()
+    terms = (x.abs().mT @ egrad.abs()).amax((-2, -1)).unsqueeze(-1)
+    least = brute_force(x, egrad, k)[..., -1:] - 2**-5 * terms
+    assert (slopes >= least).all()
+
+
+@given(batch_shapes, dims, dtypes, noises)
+def test_coupling_is_the_size_of_the_derivative_of_every_pair(batch, d, dtype, noise: Noise):
+    x = noise.point(*batch, d, d, dtype=dtype)
+    egrad = noise.like(x)
+    weight = GROUP.coupling(x, egrad)
+    assert weight.dtype == dtype
+    assert torch.equal(weight, weight.mT)
+    limit = d * tolerance(dtype, egrad)
+    general = CoordinateManifold.coupling(GROUP, x, egrad)
+    diagonal = weight.diagonal(dim1=-2, dim2=-1)
+    assert error(weight, general + torch.diag_embed(diagonal)) <= limit
+    j, l = GROUP.axes(x, torch.arange(count(d))).unbind(-1)
+    derivatives = GROUP.derivatives(x, egrad, All())
+    assert error(weight[..., j, l], derivatives.abs()) <= limit
+    rough = GROUP.coupling(x, egrad, dtype=torch.bfloat16)
+    assert rough.dtype == dtype
+    assert error(rough, weight) <= 2**-5 * float((x.abs().mT @ egrad.abs()).max())
+
+
+@pytest.mark.parametrize("manifold", [Lorentz(), SymmetricPositiveDefinite()])
+def test_a_geometry_without_such_products_says_so(manifold):
+    x = manifold.random(4, 4).as_subclass(Tensor)
+    with pytest.raises(NotImplementedError, match=r"leave out dtype=torch\.bfloat16"):
+        manifold.candidates(x, x, 1, torch.bfloat16)
+    with pytest.raises(NotImplementedError, match=r"leave out dtype=torch\.bfloat16"):
+        manifold.coupling(x, x, dtype=torch.bfloat16)
+
+
 # Staying on the manifold, and off the host
 
 
@@ -555,6 +606,8 @@ def test_a_move_never_waits_for_the_device(kind, dtype):
     assert GROUP.descend_(x, torch.empty_like(x), block, lambda f, norm: -f / norm) is x
     index, derivatives = GROUP.steepest(x, torch.empty_like(x), 5)
     assert index.shape == derivatives.shape == (3, 5)
+    assert GROUP.candidates(x, torch.empty_like(x), 5, torch.bfloat16).shape == (3, 5)
+    assert GROUP.coupling(x, torch.empty_like(x), dtype=torch.bfloat16).shape == (3, 64, 64)
     assert GROUP.restore_(x) is x
     assert GROUP.axes(x, index).device == x.device
 

@@ -208,6 +208,21 @@ def test_greedy_groups_find_blocks_that_are_there(data):
     assert found == {tuple(sorted(group.tolist())) for group in order.view(3, 4)}
 
 
+@given(st.integers(3, 30), batches, seeds)
+def test_axes_that_are_coupled_clearly_come_together_in_bfloat16_too(d, batch, data):
+    """Weights that are a factor 1.5 apart stay in their order, so that the greedy choice stays."""
+    generator = torch.Generator().manual_seed(data)
+    x = torch.eye(d, dtype=torch.float64).expand(*batch, d, d)
+    size = 1.5 ** torch.randperm(d * (d - 1) // 2, generator=generator).double()
+    g = torch.zeros_like(x)
+    g[..., *torch.triu_indices(d, d, 1)] = size / size.max()
+    view = GradientView(GROUP, x, g)
+    exact, rough = (Matching("greedy", dtype=t).select(view).axes for t in (None, torch.bfloat16))
+    assert torch.equal(exact, rough)
+    exact, rough = (Grouping(3, "greedy", t).select(view).axes for t in (None, torch.bfloat16))
+    assert torch.equal(exact, rough)
+
+
 @given(st.integers(2, 9), batches, seeds, st.sampled_from([torch.float32, torch.float64]))
 def test_groups_of_two_are_rotations(d, batch, data, dtype):
     view = view_of(d, batch, data=data, dtype=dtype)
@@ -265,6 +280,8 @@ def test_a_nan_is_found_wherever_it_is():
         (lambda: Grouping(1), "size"),
         (lambda: Grouping(2.0), "size"),
         (lambda: Grouping(3, "best"), "order"),
+        (lambda: Grouping(3, dtype=torch.bfloat16), "leave out dtype"),
+        (lambda: Matching("round-robin", dtype=torch.bfloat16), "leave out dtype"),
         (lambda: Grouping(9).select(view_of(4)), "9 axes"),
     ],
 )

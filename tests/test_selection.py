@@ -102,6 +102,41 @@ def test_the_view_gives_the_derivatives_of_the_ranked_block(d, batch, data, draw
     torch.testing.assert_close(view.derivatives(other), every.gather(-1, other.index))
 
 
+@given(dims, batches, seeds, st.data())
+def test_a_ranking_in_bfloat16_chooses_by_exact_derivatives(d, batch, data, draw):
+    """Of few coordinates all are candidates, so that it chooses what the exact ranking does."""
+    k = draw.draw(st.integers(1, d * (d - 1) // 2))
+    view, exact = (view_of(d, batch, data=data) for _ in range(2))
+    if 2 * k + 14 < view.num_coordinates:
+        return
+    block = Block(size=k, rule=GaussSouthwell(torch.bfloat16)).select(view)
+    assert torch.equal(block.index, Block(size=k).select(exact).index)
+    assert view.ranked
+    torch.testing.assert_close(view.derivatives(block), exact.derivatives(block))
+
+
+@pytest.mark.parametrize("d", [40, 100])
+def test_a_ranking_in_bfloat16_finds_the_steepest_of_many(d):
+    for data in range(20):
+        view = view_of(d, data=data)
+        rough, exact = (Block(size=9, rule=GaussSouthwell(t)) for t in (torch.bfloat16, None))
+        assert torch.equal(rough.select(view).index, exact.select(view).index)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.int32, 16])
+def test_a_ranking_in_what_is_no_type_is_refused(dtype):
+    with pytest.raises(TypeError, match="must be a floating-point type"):
+        GaussSouthwell(dtype)
+
+
+def test_a_ranking_in_another_type_needs_a_geometry_that_has_it():
+    p = ManifoldParameter(torch.zeros(4), manifold=Euclidean())
+    p.grad = torch.ones(4)
+    with pytest.raises(NotImplementedError, match="Euclidean ranks its coordinates in the type"):
+        SRCD([p], 0.1, GaussSouthwell(torch.bfloat16)).step()
+    assert bool((p == 0).all())
+
+
 def test_gauss_southwell_puts_what_is_not_finite_first():
     """Or the error would go unseen: a comparison with NaN is false."""
     for bad in (math.nan, math.inf, -math.inf):

@@ -126,6 +126,8 @@ def test_results_are_the_same_to_the_last_bit(batch, d, dtype, noise: Noise):
             yield m.derivatives(x, g, block)
             yield m.descend_(x.clone(), g, block, lambda d, s: -0.1 * d / s)
         yield from m.steepest(x, g, 1)
+        yield m.candidates(x, g, 1, torch.bfloat16)
+        yield m.coupling(x, g)
         yield m.move(x, pairs, t)
         yield m.move_(x.clone(), pairs, t)
         yield m.restore_(x.clone())
@@ -274,6 +276,8 @@ POINTS = {
     "direction": lambda x: CHECKED.direction(x, torch.tensor([0])),
     "step_scale": lambda x: CHECKED.step_scale(x, All()),
     "steepest": lambda x: CHECKED.steepest(x, G, 2),
+    "candidates": lambda x: CHECKED.candidates(x, G, 2, torch.bfloat16),
+    "coupling": lambda x: CHECKED.coupling(x, G),
     "move": lambda x: CHECKED.move(x, one(0), torch.ones(1)),
     "move_": lambda x: CHECKED.move_(x, one(0), torch.ones(1)),
     "descend_": lambda x: CHECKED.descend_(x, G, All(), lambda d, s: d),
@@ -544,6 +548,19 @@ def test_steepest_coordinates_that_are_none(index):
     wrong = (torch.tensor(index), torch.zeros(2, 2, dtype=X.dtype))
     with pytest.raises(RuntimeError, match=r"the tensor of coordinates that Broken\.steepest"):
         broken(steepest=lambda self, x, egrad, k: wrong).steepest(X, G, 2)
+
+
+def test_a_type_that_is_none():
+    with pytest.raises(TypeError, match=r"the dtype given to candidates is a str; expected a torch\.dtype"):
+        CHECKED.candidates(X, G, 1, "bfloat16")
+
+
+@pytest.mark.parametrize("wrong", [-1.0, torch.nan, "asymmetric"])
+def test_weights_that_are_none(wrong):
+    weight = torch.ones(2, 5, 5, dtype=X.dtype)
+    weight[1, 2, 3] = 2 if wrong == "asymmetric" else wrong
+    with pytest.raises(RuntimeError, match=r"weights that Broken\.coupling returned is not symmetric"):
+        broken(coupling=lambda self, x, egrad: weight).coupling(X, G)
 
 
 def test_arguments_must_be_left_alone():

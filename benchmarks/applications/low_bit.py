@@ -57,7 +57,10 @@ LEARNERS = (
     "SRCD, groups of 128, Adam",
     "SRCD, matching, Adam",
 )
-STREAM = ("attention", "hidden")  # what reads the residual stream
+# The matrices that share a rotation: those that read the residual stream, of 576 numbers, or those that
+# read what is between the two layers of a feed-forward part, of 1,536.
+READERS = {"stream": ("attention", "hidden"), "feed-forward": ("down",)}
+SIZES = (576, 1536, 4096)  # at which a step is timed
 BATCH = 512  # vectors
 LENGTH = 256  # tokens of a sequence
 
@@ -103,7 +106,7 @@ def root_kurtosis(y: Tensor) -> Tensor:
 
 
 class Places:
-    """What the matrices of a model read of its stream, and what rounding does to it.
+    """What some matrices of a model read, and what rounding does to it.
 
     Parameters
     ----------
@@ -112,10 +115,12 @@ class Places:
     tokens : Tensor
         Sequences, shape ``(n, length)``: eight to learn from, two to measure errors on, and two for the
         perplexity.
+    readers : tuple of str
+        How the names of the matrices end.
     """
 
-    def __init__(self, model: Smollm, tokens: Tensor) -> None:
-        self.model = model
+    def __init__(self, model: Smollm, tokens: Tensor, readers: tuple[str, ...]) -> None:
+        self.model, self.readers = model, readers
         learned, self.held_out = self._inputs(tokens[:8]), self._inputs(tokens[8:10])
         self.text = tokens[10:12]
         self.activations = unit(torch.cat([*learned.values()]))
@@ -156,10 +161,10 @@ class Places:
         return float(np.mean(errors))
 
     def perplexity(self, rotation: Tensor | None) -> float:
-        """Perplexity with all matrices that read the stream and their inputs at 4 bits; None: in float32."""
+        """Perplexity with these matrices and their inputs at 4 bits; None: in float32."""
 
         def read(name: str, y: Tensor, weight: Tensor) -> Tensor:
-            if rotation is None or not name.endswith(STREAM):
+            if rotation is None or not name.endswith(self.readers):
                 return plain(name, y, weight)
             return quantize(y @ rotation) @ quantize(weight @ rotation).mT
 
@@ -169,7 +174,7 @@ class Places:
         kept = {}
 
         def read(name: str, y: Tensor, weight: Tensor) -> Tensor:
-            if name.endswith(STREAM):
+            if name.endswith(self.readers):
                 kept[name] = y.flatten(0, 1)
             return plain(name, y, weight)
 
@@ -208,7 +213,7 @@ class Experiment:
         return run
 
     def _new(self, name: str, seed: int) -> Run:
-        return {"name": name, "seed": seed, "seconds": [], "error": []}
+        return {"name": name, "seed": seed, "d": self.places.d, "seconds": [], "error": []}
 
     def _look(self, run: Run, rotation: Tensor, seconds: float) -> None:
         run["seconds"].append(seconds)
@@ -220,17 +225,24 @@ class Experiment:
 @click.command(help=__doc__)
 @click.option("--budget", default=3.0, show_default=True, help="CPU seconds of a run.")
 @click.option("--seeds", default=3, show_default=True)
+@click.option(
+    "--readers",
+    type=click.Choice([*READERS]),
+    default="stream",
+    show_default=True,
+    help="What is rotated: the residual stream (d = 576), or feed-forward parts inside (d = 1,536).",
+)
 @output_option
-def main(budget: float, seeds: int, output: Path) -> None:  # noqa: D103
+def main(budget: float, seeds: int, readers: str, output: Path) -> None:  # noqa: D103
     torch.set_num_threads(1)
     show_machine()
     model, encode = load()
     tokens = torch.tensor(encode(reference_text()))
     sequences = tokens[: len(tokens) // LENGTH * LENGTH].view(-1, LENGTH)
     order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(0))
-    places = Places(model, sequences[order[:12]])
+    places = Places(model, sequences[order[:12]], READERS[readers])
     d = places.d
-    steps = {name: {n: step_seconds(METHODS[name], n) for n in (d, 1536)} for name in LEARNERS}
+    steps = {name: {n: step_seconds(METHODS[name], n) for n in SIZES} for name in LEARNERS}
     experiment = Experiment(places, budget)
     runs = [experiment.fixed("no rotation", torch.eye(d), 0)]
     for seed in range(seeds):
@@ -243,7 +255,7 @@ def main(budget: float, seeds: int, output: Path) -> None:  # noqa: D103
         run["perplexity"] = places.perplexity(run["rotation"])
     for run in [*runs, *tuning]:
         run.pop("rotation", None)
-    conclude(runs, tuning, steps, exact, output)
+    conclude(runs, tuning, steps, exact, output / f"low_bit_{d}")
 
 
 def conclude(
@@ -253,7 +265,7 @@ def conclude(
     exact: float,
     output: Path,
 ) -> None:
-    """Print and write everything."""
+    """Print and write everything, the latter under a name to which an ending is added."""
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[run["name"]].append(run)
@@ -302,7 +314,7 @@ def conclude(
         rows,
     )
     write_json(
-        output / "low_bit.json",
+        output.with_suffix(".json"),
         {
             "target": target,
             "perplexity in float32": exact,
@@ -312,7 +324,7 @@ def conclude(
             "tuning": tuning,
         },
     )
-    draw(runs, output / "low_bit.png")
+    draw(runs, output.with_suffix(".png"))
 
 
 def draw(runs: list[Run], path: Path) -> None:
@@ -338,7 +350,7 @@ def draw(runs: list[Run], path: Path) -> None:
     axes.set_xlabel("CPU seconds")
     axes.set_ylabel("relative squared error of the outputs")
     axes.set_title(
-        "SmolLM2-135M, weights and activations at 4 bits, d = 576\n"
+        f"SmolLM2-135M, weights and activations at 4 bits, d = {none['d']}\n"
         f"without rotation: {none['error'][-1]:.3f}",
         fontsize=10,
     )

@@ -48,6 +48,8 @@ _LAWS = {
     "step_scale": "point block -> scales",
     "derivatives": "point ambient block -> derivatives",
     "steepest": "point ambient count -> numbers derivatives",
+    "candidates": "point ambient count dtype -> numbers",
+    "coupling": "point ambient -> weights",
     "move": "point block times -> point",
     "move_": "point block times -> point",
     "descend_": "point ambient block rule -> point",
@@ -72,6 +74,7 @@ _NOUNS = {
     "length": "number",
     "finite": "number",
     "count": "number",
+    "weights": "tensor of weights",
 }
 
 
@@ -432,6 +435,19 @@ class _Call:
         total = self.manifold.num_coordinates(self.points[0])
         if not isinstance(k, int) or not 1 <= k <= total:
             self._fail(ValueError, f"is {k!r}; expected an integer from 1 to {total}")
+
+    def _dtype(self, dtype: Any) -> None:
+        if not isinstance(dtype, torch.dtype):
+            self._fail(TypeError, f"is a {type(dtype).__name__}; expected a torch.dtype")
+
+    def _weights(self, weight: Any) -> None:
+        """A symmetric matrix of numbers from 0 on; its diagonal has no meaning."""
+        self._tensor(weight)
+        d = self.manifold.num_axes(self.points[0])
+        self._shape(weight, (*self._batch(), d, d))
+        off = weight - torch.diag_embed(weight.diagonal(dim1=-2, dim2=-1))
+        if not bool((off >= 0).all()) or not torch.equal(off, off.mT):
+            self._fail(ValueError, "is not symmetric, or negative or NaN somewhere")
 
     def _rule(self, rule: Any) -> None:
         if not callable(rule):
