@@ -245,6 +245,10 @@ METHODS: dict[str, tuple[Any, float]] = {
     "SRCD, groups of 16": (on(ours, lambda p, lr: SRCD(p, lr, Grouping(16))), 1.0),
     "SRCD, groups of 16, Adam": (on(ours, lambda p, lr: SRCD(p, lr, Grouping(16), Adam())), 0.01),
     "SRCD, greedy groups of 16": (on(ours, lambda p, lr: SRCD(p, lr, Grouping(16, "greedy"))), 1.0),
+    "SRCD, greedy groups of 16 by bfloat16": (
+        on(ours, lambda p, lr: SRCD(p, lr, Grouping(16, "greedy", torch.bfloat16))),
+        1.0,
+    ),
     "SRCD, groups of 64": (on(ours, lambda p, lr: SRCD(p, lr, Grouping(64))), 1.0),
     "SRCD, groups of 64, Adam": (on(ours, lambda p, lr: SRCD(p, lr, Grouping(64), Adam())), 0.01),
     "SRGD": (on(ours, lambda p, lr: SRGD(p, lr)), 1.0),
@@ -447,7 +451,7 @@ def draw(tables: dict[str, Any], path: Path) -> None:
 COLOURS = (
     *("#e69f00", "#ee7733", "#56b4e9", "#0072b2", "#33bbee", "#009e73", "#117733", "#882255"),
     *("#cc79a7", "#d55e00", "#b22222", "#000000", "#555555", "#999933", "#ddaa33", "#7f7f7f"),
-    "#332288",
+    *("#332288", "#44aa99"),
 )
 
 

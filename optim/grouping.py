@@ -197,7 +197,9 @@ def greedy_matching(weight: Tensor) -> Tensor:
     for _ in range(d // 2 if on_cpu else 4 * d.bit_length()):
         # The first of equal ones is that of the first edge, by (smaller end, larger end), at both ends.
         candidate = weight.argmax(-1)
-        mutual = candidate.gather(-1, candidate) == torch.arange(weight.shape[-1], device=axis.device)
+        mutual = candidate.gather(-1, candidate) == torch.arange(
+            weight.shape[-1], device=axis.device
+        )
         # What weighs nothing is paired in order below: sparse weights take few rounds.
         mutual &= free & (weight.gather(-1, candidate.unsqueeze(-1)).squeeze(-1) > 0)
         if on_cpu and not bool(mutual.any()):

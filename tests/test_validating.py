@@ -551,7 +551,9 @@ def test_steepest_coordinates_that_are_none(index):
 
 
 def test_a_type_that_is_none():
-    with pytest.raises(TypeError, match=r"the dtype given to candidates is a str; expected a torch\.dtype"):
+    with pytest.raises(
+        TypeError, match=r"the dtype given to candidates is a str; expected a torch\.dtype"
+    ):
         CHECKED.candidates(X, G, 1, "bfloat16")
 
 
@@ -559,7 +561,9 @@ def test_a_type_that_is_none():
 def test_weights_that_are_none(wrong):
     weight = torch.ones(2, 5, 5, dtype=X.dtype)
     weight[1, 2, 3] = 2 if wrong == "asymmetric" else wrong
-    with pytest.raises(RuntimeError, match=r"weights that Broken\.coupling returned is not symmetric"):
+    with pytest.raises(
+        RuntimeError, match=r"weights that Broken\.coupling returned is not symmetric"
+    ):
         broken(coupling=lambda self, x, egrad: weight).coupling(X, G)
 
 

@@ -55,6 +55,8 @@ LEARNERS = (
     "POGO, VectorAdam",
     "SRGD, Adam",
     "SRCD, groups of 128, Adam",
+    "SRCD, groups of 128",
+    "SRCD, groups of 256",
     "SRCD, matching, Adam",
 )
 # The matrices that share a rotation: those that read the residual stream, of 576 numbers, or those that

@@ -5,6 +5,7 @@ Time is what this process has computed (CPU seconds, one thread): others on the 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,12 @@ METHODS = {
     "SRCD, groups of 128, Adam": Method(
         lambda x, lr: SRCD([x], lr, Grouping(128), Adam()), (3e-3, 0.01, 0.03, 0.1), "#56b4e9"
     ),
+    "SRCD, groups of 128": Method(
+        lambda x, lr: SRCD([x], lr, Grouping(128)), (3.0, 10.0, 30.0, 100.0), "#332288"
+    ),
+    "SRCD, groups of 256": Method(
+        lambda x, lr: SRCD([x], lr, Grouping(256)), (3.0, 10.0, 30.0, 100.0), "#117733"
+    ),
     "SRCD, groups of 64, Adam": Method(
         lambda x, lr: SRCD([x], lr, Grouping(64), Adam()), (3e-3, 0.01, 0.03, 0.1), "#0072b2"
     ),
@@ -108,6 +115,8 @@ def tuned(
 ) -> tuple[list[Run], list[Run]]:
     """Choose each method's stepsize on the first seed, by what a cost ends at; then run the others.
 
+    Where the best one is at an end of what is tried, the next is tried, too.
+
     Returns
     -------
     runs, tuning : list of Run
@@ -115,11 +124,23 @@ def tuned(
     """
     runs, tuning = [], []
     for name in names:
-        tried = [trained(name, lr, 0) for lr in METHODS[name].stepsizes]
-        best = min(tried, key=lambda run: run[cost][-1])
-        tuning += tried
+        tried = {lr: trained(name, lr, 0) for lr in METHODS[name].stepsizes}
+        while True:
+            at = min(tried, key=lambda lr: tried[lr][cost][-1])  # noqa: B023
+            further = {max(tried): 1, min(tried): -1}.get(at)
+            if further is None:
+                break
+            lr = neighbour(at, further)
+            tried[lr] = trained(name, lr, 0)
+        best = tried[at]
+        tuning += tried.values()
         runs += [best, *(trained(name, best["stepsize"], seed) for seed in range(1, seeds))]
     return runs, tuning
+
+
+def neighbour(lr: float, by: int) -> float:
+    """Go along the stepsizes …, 0.3, 1, 3, 10, …"""
+    return float(f"{10 ** ((round(2 * math.log10(lr)) + by) / 2):.1g}")
 
 
 def time_to(seconds: Sequence[float], cost: Sequence[float], target: float) -> float:
