@@ -260,11 +260,13 @@ def test_attention_sees_distances_and_not_places(low_bit):
     assert not torch.allclose(model._attend(0, padded, turn, load("smollm").plain)[:, 3:], early)
 
 
-def test_a_rotation_changes_nothing_until_it_is_rounded(low_bit, monkeypatch):
+@pytest.mark.parametrize("readers", ["stream", "feed-forward"])
+def test_a_rotation_changes_nothing_until_it_is_rounded(readers, low_bit, monkeypatch):
     smollm = load("smollm")
-    places = low_bit.Places(language_model(smollm), token_sequences(12, 9))
-    assert len(places.measured) == 4
-    r = rotation(12, 0).float()
+    which = low_bit.READERS[readers]
+    places = low_bit.Places(language_model(smollm), token_sequences(12, 9), which)
+    assert len(places.measured) == 2 * len(which)
+    r = rotation(places.d, 0).float()
     exact = places.perplexity(None)
     assert places.error(r) > 1e-4
     assert places.perplexity(r) != pytest.approx(exact, rel=1e-4)
@@ -274,7 +276,8 @@ def test_a_rotation_changes_nothing_until_it_is_rounded(low_bit, monkeypatch):
 
 
 def test_gradients_are_those_of_activations_and_rows_alike(low_bit):
-    places = low_bit.Places(language_model(load("smollm")), token_sequences(12, 9))
+    which = low_bit.READERS["stream"]
+    places = low_bit.Places(language_model(load("smollm")), token_sequences(12, 9), which)
     r = rotation(12, 0).float()
     found = sum(places.gradient(seed)(r) for seed in range(40)) / 40
     r.requires_grad_()
@@ -362,3 +365,20 @@ def test_cayley_sgd_takes_the_step_of_the_cayley_transform(seed, d):
     one = torch.eye(d, dtype=torch.float64)
     expected = torch.linalg.solve(one - lr / 2 * w, (one + lr / 2 * w) @ x)
     torch.testing.assert_close(p.detach().as_subclass(torch.Tensor), expected)
+
+
+@pytest.mark.parametrize("best", [1e-3, 0.03, 1.0, 30.0, 1000.0])
+def test_the_best_stepsize_has_a_worse_one_on_each_side(best, rotations, monkeypatch):
+    monkeypatch.setattr(
+        rotations, "METHODS", {"any": rotations.Method(None, (0.3, 1.0, 3.0), "black")}
+    )
+
+    def trained(name, lr, seed):
+        return {"stepsize": lr, "seed": seed, "cost": [abs(math.log(lr / best))]}
+
+    runs, tuning = rotations.tuned(["any"], trained, 2, "cost")
+    assert [(run["stepsize"], run["seed"]) for run in runs] == [(best, 0), (best, 1)]
+    tried = [run["stepsize"] for run in tuning]
+    assert min(tried) < best < max(tried)
+    assert len(tried) == len({*tried})
+    assert not {*tried} - {float(f"{a}e{b}") for a in (1, 3) for b in range(-5, 5)}

@@ -27,8 +27,10 @@ from givens.manifolds import (
     CoordinateManifold,
     Coordinates,
     Groups,
+    Lorentz,
     OrthogonalGroup,
     Stiefel,
+    SymmetricPositiveDefinite,
     columns,
     rotation_coordinates,
 )

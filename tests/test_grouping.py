@@ -208,14 +208,15 @@ def test_greedy_groups_find_blocks_that_are_there(data):
     assert found == {tuple(sorted(group.tolist())) for group in order.view(3, 4)}
 
 
-@given(st.integers(3, 30), batches, seeds)
+@given(st.integers(3, 14), batches, seeds)
 def test_axes_that_are_coupled_clearly_come_together_in_bfloat16_too(d, batch, data):
     """Weights that are a factor 1.5 apart stay in their order, so that the greedy choice stays."""
     generator = torch.Generator().manual_seed(data)
     x = torch.eye(d, dtype=torch.float64).expand(*batch, d, d)
     size = 1.5 ** torch.randperm(d * (d - 1) // 2, generator=generator).double()
     g = torch.zeros_like(x)
-    g[..., *torch.triu_indices(d, d, 1)] = size / size.max()
+    j, l = torch.triu_indices(d, d, 1)
+    g[..., j, l] = size / size.max()
     view = GradientView(GROUP, x, g)
     exact, rough = (Matching("greedy", dtype=t).select(view).axes for t in (None, torch.bfloat16))
     assert torch.equal(exact, rough)

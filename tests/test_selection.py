@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from geoopt import ManifoldParameter
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from givens.manifolds import All, CoordinateBlock, Coordinates, Euclidean, OrthogonalGroup
 from givens.optim import (
+    SRCD,
     Block,
     Cyclic,
     GaussSouthwell,

@@ -126,7 +126,7 @@ def tuned(
     for name in names:
         tried = {lr: trained(name, lr, 0) for lr in METHODS[name].stepsizes}
         while True:
-            at = min(tried, key=lambda lr: tried[lr][cost][-1])  # noqa: B023
+            at = min(tried, key=lambda lr: tried[lr][cost][-1])
             further = {max(tried): 1, min(tried): -1}.get(at)
             if further is None:
                 break
@@ -139,7 +139,7 @@ def tuned(
 
 
 def neighbour(lr: float, by: int) -> float:
-    """Go along the stepsizes …, 0.3, 1, 3, 10, …"""
+    """Go along the stepsizes …, 0.3, 1, 3, 10 and so on."""
     return float(f"{10 ** ((round(2 * math.log10(lr)) + by) / 2):.1g}")
 
 
