@@ -26,6 +26,7 @@ run with the best stepsize, and the medians are shown.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -341,7 +342,9 @@ def tuned(problem: Problem, make: Any, first: float, budget: float) -> float:
 @click.command(help=__doc__)
 @click.option("-d", "sizes", multiple=True, type=int, default=(256,), show_default=True)
 @click.option("--only", default=",".join(PROBLEMS), show_default=True, help="Problems.")
-@click.option("--methods", default="", help="Methods whose names contain this.")
+@click.option(
+    "--methods", default="", help="Methods with names that this regular expression finds."
+)
 @click.option("--seeds", default=3, show_default=True, help="Seeds; the first is tuned on.")
 @click.option("--budget", default=6.0, show_default=True, help="Seconds of a run at most.")
 @click.option("--device", default="cpu", show_default=True)
@@ -368,7 +371,7 @@ def main(  # noqa: D103
             shape = " × ".join(map(str, problems[0].start.shape))
             results = {}
             for name, (make, first) in METHODS.items():
-                if methods not in name or not takes(problems[0], make):
+                if not re.search(methods, name) or not takes(problems[0], make):
                     continue
                 lr = tuned(problems[0], make, first, budget)
                 runs = [descend(p, make, lr, budget, seed) for seed, p in enumerate(problems)]

@@ -12,6 +12,7 @@ two products of d×d matrices every 2 steps of a dense method, every d(d − 1)/
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,11 @@ METHODS: dict[str, tuple[Method, str, str]] = {
     "SRCD-U, column-major": (srcd(lambda d: Uniform(), columns=True), COLOURS["srcd-u"], "-"),
     "SRCD-U": (srcd(lambda d: Uniform()), COLOURS["srcd-u"], "--"),
     "SRCD-GS": (srcd(lambda d: GaussSouthwell()), COLOURS["srcd-gs"], "-"),
+    "SRCD-GS, bfloat16": (
+        srcd(lambda d: GaussSouthwell(torch.bfloat16)),
+        COLOURS["srcd-gs"],
+        "--",
+    ),
     "matching, column-major": (srcd(lambda d: Matching(), columns=True), "#56b4e9", "-"),
     "matching": (srcd(lambda d: Matching()), "#56b4e9", "--"),
     "groups of 16": (srcd(lambda d: Grouping(16)), "#882255", "-"),
@@ -129,6 +135,7 @@ METHODS: dict[str, tuple[Method, str, str]] = {
 @click.option(
     "--largest", default=512, show_default=True, help="Largest d; the full plot has 4096."
 )
+@click.option("--only", default="", help="Methods with names that this regular expression finds.")
 @click.option("--step-norm", default=0.1, show_default=True, help="Norm of the Riemannian step.")
 @click.option("--rounds", default=5, show_default=True, help="Turns of every point.")
 @click.option(
@@ -140,7 +147,13 @@ METHODS: dict[str, tuple[Method, str, str]] = {
 @click.option("--threads", type=int, help="Threads of torch, if not all cores.")
 @output_option
 def main(  # noqa: D103
-    largest: int, step_norm: float, rounds: int, budget: float, threads: int | None, output: Path
+    largest: int,
+    only: str,
+    step_norm: float,
+    rounds: int,
+    budget: float,
+    threads: int | None,
+    output: Path,
 ) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
@@ -150,7 +163,8 @@ def main(  # noqa: D103
             f"{largest}: the sizes start at {SMALLEST}", param_hint="--largest"
         )
     show_machine()
-    times = measure(sizes, step_norm, rounds, budget)
+    methods = [name for name in METHODS if re.search(only, name)]
+    times = measure(methods, sizes, step_norm, rounds, budget)
     medians = {
         name: {d: float(np.median(seconds)) for d, seconds in of.items()}
         for name, of in times.items()
@@ -182,9 +196,9 @@ def main(  # noqa: D103
 
 
 def measure(
-    sizes: list[int], step_norm: float, rounds: int, budget: float
+    methods: list[str], sizes: list[int], step_norm: float, rounds: int, budget: float
 ) -> dict[str, dict[int, list[float]]]:
-    """Time the steps of all methods at all sizes that stay within the budget."""
+    """Time the steps of methods at all sizes that stay within the budget."""
     manifold = OrthogonalGroup()
     generator = torch.Generator().manual_seed(0)
     points: dict[tuple[str, int], tuple[Step, int]] = {}
@@ -193,7 +207,8 @@ def measure(
         x = manifold.random(d, d, generator=generator).as_subclass(Tensor)
         gradient = torch.randn(d, d, generator=generator)
         lr = step_norm / float(manifold.norm(x, manifold.egrad2rgrad(x, gradient)))
-        for name, (make, _, _) in METHODS.items():
+        for name in methods:
+            make, _, _ = METHODS[name]
             if 8 * before.get(name, 0.0) > budget:
                 console.print(
                     f"skipped {name} at d = {d}: expected about {8 * before[name]:.0f} s a step, "
@@ -204,7 +219,7 @@ def measure(
             step = make(x, gradient, lr)
             before[name] = warm_up(step)
             points[name, d] = step, max(1, min(50, int(BURST / before[name])))
-    times: dict[str, dict[int, list[float]]] = {name: {} for name in METHODS}
+    times: dict[str, dict[int, list[float]]] = {name: {} for name in methods}
     for _ in range(rounds):
         for (name, d), (step, steps) in points.items():
             times[name].setdefault(d, []).extend(seconds(step) for _ in range(steps))
@@ -237,14 +252,14 @@ def conclude(
 ) -> dict[str, float]:
     """Print what was aimed at beside what was measured; return the ratios of SRGD to SRCD-U."""
     ratios = {}
-    for name in ("SRCD-U", "SRCD-U, column-major"):
+    for name in medians.keys() & {"SRCD-U", "SRCD-U, column-major"}:
         exponents = slopes[name]
         console.print(
             f"{name}: time ∝ d^{exponents[0]:.2f} over all sizes, d^{exponents[1]:.2f} over the last "
             f"doubling (aim: at most 1){'' if exponents[0] <= 1 else '; MISSED'}"
         )
         for dense in ("SRGD", "SRGD, paper's formula"):
-            if d in medians[dense]:
+            if d in medians.get(dense, {}):
                 ratios[f"{dense} / {name}"] = ratio = medians[dense][d] / medians[name][d]
                 verdict = "" if d != 4096 or ratio >= TARGET else "; MISSED"
                 aim = f" (aim: at least {TARGET:,})" if d == 4096 else ""

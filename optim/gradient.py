@@ -102,6 +102,12 @@ class GradientView:
         return Randomness(*self._key, device=self.x.device, batch=self.batch, first=self._first)
 
     @property
+    def one_coordinate_a_pair(self) -> bool:
+        """Whether every two axes have a coordinate, and no more than one."""
+        d = self.num_axes
+        return self.manifold.every_pair and self.num_coordinates == d * (d - 1) // 2
+
+    @property
     def ranked(self) -> bool:
         """Whether the derivatives along all coordinates have been looked at."""
         return self._all_read or self._ranked is not None

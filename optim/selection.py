@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..manifolds import CoordinateBlock, Coordinates
 from .gradient import GradientView
+from .greedy import first_disjoint, heaviest_disjoint
 from .rounds import Rounds
 
 __all__ = ["Block", "Cyclic", "GaussSouthwell", "Rule", "Selection", "Uniform"]
@@ -123,8 +124,9 @@ class Block:
         Whether to pass over coordinates that share an axis with one chosen before. Then all moves
         commute, and on the orthogonal group a step is `size` rotations, O(size·d). Without it, the
         exact exponential of a block whose pairs share columns is a dense d×d one, O(d³): the same
-        order as SRGD, however small the block. A disjoint block has at most ⌊d/2⌋ pairs; to choose
-        it, all coordinates are ranked, and an accelerator is waited for.
+        order as SRGD, however small the block. A disjoint block has at most ⌊d/2⌋ pairs. By
+        :class:`GaussSouthwell` it is the beginning of the greedy matching; by another rule, all
+        coordinates are ranked to choose it, and an accelerator is waited for.
 
     Raises
     ------
@@ -174,6 +176,8 @@ class Block:
                 f"{self} wants {k} disjoint coordinates; a point of shape {tuple(view.x.shape)} on "
                 f"{view.manifold.name} has {view.num_disjoint}"
             )
+        if isinstance(self.rule, GaussSouthwell) and view.one_coordinate_a_pair:
+            return heaviest_disjoint(view, k, self.rule.dtype)
         return first_disjoint(view, self.rule.choose(view, total), k)
 
 
@@ -181,58 +185,3 @@ def check_ranking(selection: object, dtype: torch.dtype | None) -> None:
     """Raise a TypeError unless coordinates can be ranked in a type."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"{selection}: dtype must be a floating-point type, such as torch.bfloat16")
-
-
-def first_disjoint(view: GradientView, ranking: Tensor, k: int) -> Coordinates:
-    """Go through a ranking of all coordinates, and take the first k that share no axis."""
-    place = _first_disjoint(view.manifold.axes(view.x, ranking), view.num_axes, k)
-    return Coordinates(ranking.gather(-1, place), disjoint=True)
-
-
-def _first_disjoint(axes: Tensor, num_axes: int, k: int) -> Tensor:
-    """Go through a ranking and take what shares no axis with what was taken before.
-
-    Parameters
-    ----------
-    axes : Tensor
-        Axes of the ranked coordinates, shape ``(*batch, m, a)``.
-    num_axes, k : int
-        Number of axes, and how many to return.
-
-    Returns
-    -------
-    Tensor
-        Places in the ranking of the first k that are taken, ascending, shape ``(*batch, k)``.
-
-    Notes
-    -----
-    Instead of one after the other, every round takes all candidates that come first on each of their
-    axes; what it takes is what the sequential pass takes. About log m rounds of O(m) for a random
-    ranking.
-    """
-    batch, (m, a) = axes.shape[:-2], axes.shape[-2:]
-    place = torch.arange(m, device=axes.device).expand(*batch, m)
-    flat = axes.flatten(-2)
-    taken = torch.zeros(*batch, m, dtype=torch.bool, device=axes.device)
-    alive = ~taken
-    while True:
-        candidate = torch.where(alive, place, m)
-        # What is taken before the first candidate stays the beginning of the result.
-        settled = taken & (place < candidate.amin(-1, keepdim=True))
-        if bool((settled.sum(-1) >= k).all()):
-            break
-        if not bool(alive.any()):
-            raise ValueError(
-                f"there are not {k} coordinates that share none of the {num_axes} axes in every point: "
-                "the manifold's num_disjoint promises too many"
-            )
-        first = torch.full((*batch, num_axes), m, device=axes.device).scatter_reduce(
-            -1, flat, candidate.repeat_interleave(a, -1), "amin"
-        )
-        new = alive & (first.gather(-1, flat).unflatten(-1, (m, a)) == place.unsqueeze(-1)).all(-1)
-        used = torch.zeros(*batch, num_axes, dtype=torch.int8, device=axes.device).scatter_reduce(
-            -1, flat, new.to(torch.int8).repeat_interleave(a, -1), "amax"
-        )
-        taken |= new
-        alive &= (used.gather(-1, flat).unflatten(-1, (m, a)) == 0).all(-1)
-    return torch.where(taken, place, m).topk(k, dim=-1, largest=False, sorted=True).indices

@@ -74,8 +74,8 @@ class SRCD(ManifoldOptimizer):
     -----
     Rounding is taken away after as many coordinate moves as a manifold's ``restore_period`` says, on
     O(d) after d²/2, which is 8d flops a move (a group of r axes, r > 2, counts as r² of them); where a
-    step reads the derivatives along all coordinates, after 8 steps, and where it is a dense exponential,
-    after 2.
+    step reads the derivatives along all coordinates, after 8 steps (4 with groups), and where it is a
+    dense exponential, after 2.
 
     Examples
     --------

@@ -22,7 +22,7 @@ from givens.manifolds import (
 )
 from givens.manifolds.pairs import round_robin
 from givens.optim import SRCD, SRGD, Adam, GradientView, Grouping, Matching
-from givens.optim.grouping import greedy_matching
+from givens.optim.greedy import greedy_matching
 
 GROUP = OrthogonalGroup()
 ORDERS = ["random", "round-robin", "greedy"]
