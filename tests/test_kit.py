@@ -236,6 +236,10 @@ BROKEN = {
         of(SPHERE, "steepest", lambda y, *a: (y[0], y[1].abs())),
         of(SPHERE, "steepest", lambda y, *a: (y[0][..., :1].expand_as(y[0]), y[1])),
     ],
+    "coupling is made of derivatives": [
+        of(SPHERE, "coupling", lambda y, *a: 2 * y),
+        of(SPHERE, "coupling", lambda y, *a: y.triu()),
+    ],
     "moves stay on the manifold": [of(SPHERE, "move_", lambda y, *a: y.mul_(1.01))],
     "directions are velocities of moves": [
         before(SPHERE, "move_", lambda x, block, t: (x, block, -t)),

@@ -677,6 +677,18 @@ def steepest_is_the_head_of_a_sorted_list(case: Case) -> None:
     )
 
 
+@law("coupling was overridden, and is not √(Σ ⟨grad f, f_i⟩²/s_i) over the coordinates of two axes.")
+def coupling_is_made_of_derivatives(case: Case) -> None:
+    """How strongly a gradient couples two axes is what the derivatives along their coordinates say."""
+    x = case.point()
+    g = case.egrad(x)
+    off = ~torch.eye(case.manifold.num_axes(x), dtype=torch.bool, device=x.device)
+    weight = torch.where(off, case.manifold.coupling(x, g), 0.0)
+    general = torch.where(off, CoordinateManifold.coupling(case.manifold, x, g), 0.0)
+    case.close(weight, general, "the coupling, and that made of derivatives", x, g)
+    case.close(weight, weight.mT, "the coupling, and its transpose", x, g)
+
+
 # Moves
 
 
