@@ -51,23 +51,26 @@ def put_(x: Tensor, index: Tensor, values: Tensor) -> Tensor:
     return x
 
 
-def panels(x: Tensor, k: int) -> Iterator[tuple[slice, slice]]:
-    """Cut a pass over k columns of x into panels, slices of its rows and of the k.
+def panels(x: Tensor, n: int, r: int = 1) -> Iterator[tuple[slice, slice]]:
+    """Cut a pass over n groups of r columns of x into panels, slices of its rows and of the groups.
 
     A CPU is fastest when what it has read once stays in the cache until it is written; so a panel is
     some rows of a row-major matrix, and some columns of a column-major one. On an accelerator
     panels only bound the memory.
     """
     *batch, m, _ = x.shape
-    size = (CACHE if x.device.type == "cpu" else PANEL) // max(1, torch.Size(batch).numel())
-    if m * k <= size:
+    # More is done with every number of a group, so that larger panels, which start threads less often,
+    # cost nothing.
+    cache = CACHE if r == 1 else 4 * CACHE
+    size = (cache if x.device.type == "cpu" else PANEL) // max(1, torch.Size(batch).numel())
+    if m * n * r <= size:
         yield slice(None), slice(None)
     elif _contiguous_columns(x):
-        width = max(1, size // m)
-        for first in range(0, k, width):
+        width = max(1, size // (m * r))
+        for first in range(0, n, width):
             yield slice(None), slice(first, first + width)
     else:
-        height = max(1, size // k)
+        height = max(1, size // (n * r))
         for first in range(0, m, height):
             yield slice(first, first + height), slice(None)
 

@@ -105,7 +105,12 @@ class RotationCoordinates(CoordinateManifold):
             if (kernels := kernels_for(y, g, group=block.axes.shape[-1])) is not None:
                 axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
                 return cast(Tensor, kernels.group_slopes(y, g, axes)).mul_(self.radians)
-            a = take_groups(y, block.axes).mT @ take_groups(g, block.axes)
+            n, r = block.axes.shape[-2:]
+            a = y.new_zeros(*y.shape[:-2], n, r, r)
+            for rows, groups in panels(y, n, r):
+                axes = block.axes[..., groups, :]
+                columns = take_groups(y[..., rows, :], axes)
+                a[..., groups, :, :] += columns.mT @ take_groups(g[..., rows, :], axes)
             return (a - a.mT).mul_(self.radians)
         a = y.mT @ g
         j, l = torch.triu_indices(y.shape[-1], y.shape[-1], offset=1, device=x.device)
@@ -170,10 +175,12 @@ class RotationCoordinates(CoordinateManifold):
                 axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
                 kernels.turn_groups_(y, axes, turn)
                 return x
-            columns = take_groups(y, block.axes)
-            columns = columns + columns @ turn
-            place = block.axes.flatten(-2).expand(*y.shape[:-2], -1)
-            put_(y, place, columns.transpose(-3, -2).flatten(-2))
+            for rows, groups in panels(y, *block.axes.shape[-2:]):
+                axes, part = block.axes[..., groups, :], y[..., rows, :]
+                columns = take_groups(part, axes)
+                columns = columns + columns @ turn[..., groups, :, :]
+                place = axes.flatten(-2).expand(*y.shape[:-2], -1)
+                put_(part, place, columns.transpose(-3, -2).flatten(-2))
             return x
         index = self._numbers(x, block)
         return self._follow_(x, index, t.expand(index.shape))

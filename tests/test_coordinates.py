@@ -461,6 +461,22 @@ def test_a_single_axis_in_a_group_has_no_coordinate():
     assert torch.equal(GROUP.move(x, block, torch.zeros(2, 1, 1).double()), x)
 
 
+@given(batch_shapes, st.integers(3, 12), dtypes, noises, st.integers(1, 40), st.data())
+def test_panels_change_groups_by_rounding_only(batch, d, dtype, noise: Noise, size, data):
+    """A pass in panels of rows, or of groups where columns lie together, is one pass."""
+    r = data.draw(st.integers(3, d))
+    x = noise.point(*batch, d, d, dtype=dtype)
+    g, block = noise.like(x), noise.groups(batch, d, r)
+    t = GROUP.derivatives(x, g, block)
+    moved = GROUP.move(x, block, t)
+    for layout in layouts(x):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(columns, "CACHE", size)
+            slopes = GROUP.derivatives(layout, g, block)
+            assert error(slopes, t) <= d * tolerance(dtype, g)
+            assert error(GROUP.move_(layout, block, t), moved) <= 4 * tolerance(dtype, x)
+
+
 # The steepest
 
 

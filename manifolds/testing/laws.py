@@ -677,7 +677,9 @@ def steepest_is_the_head_of_a_sorted_list(case: Case) -> None:
     )
 
 
-@law("coupling was overridden, and is not √(Σ ⟨grad f, f_i⟩²/s_i) over the coordinates of two axes.")
+@law(
+    "coupling was overridden, and is not √(Σ ⟨grad f, f_i⟩²/s_i) over the coordinates of two axes."
+)
 def coupling_is_made_of_derivatives(case: Case) -> None:
     """How strongly a gradient couples two axes is what the derivatives along their coordinates say."""
     x = case.point()
