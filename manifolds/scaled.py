@@ -166,6 +166,14 @@ class Scaled(Wrapped):
         """Return the steepest of the base: all slopes shrink by s."""
         return self.base.steepest(x, egrad, k)
 
+    def candidates(self, x: Tensor, egrad: Tensor, k: int, dtype: torch.dtype) -> Tensor:
+        """Return the candidates of the base."""
+        return self.base.candidates(x, egrad, k, dtype)
+
+    def coupling(self, x: Tensor, egrad: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the coupling of the base, over s."""
+        return self._times(self.base.coupling(x, egrad, dtype=dtype), -1)
+
     def descend_(
         self,
         x: Tensor,

@@ -188,6 +188,8 @@ def test_coordinates_are_those_of_the_base(base, shape, batch, dtype, s, noise: 
         manifold.steepest(x, egrad, 2), base.steepest(x, egrad, 2), strict=True
     ):
         assert torch.equal(ours, theirs)
+    weight = base.coupling(x, egrad)
+    torch.testing.assert_close(s * manifold.coupling(x, egrad), weight, rtol=1e-6, atol=1e-30)
     assert manifold.restore_period(x) == base.restore_period(x)
     y = 1.000001 * x
     z = y.clone()
