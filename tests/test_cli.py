@@ -75,7 +75,7 @@ def test_train_writes_a_run_and_shows_results(folder, capsys):
     assert "12/12" in shown.err
 
 
-GREEDY, RANDOM = "rule=GaussSouthwell()", "rule=Uniform()"
+GREEDY, RANDOM = "rule=GaussSouthwell(dtype=None)", "rule=Uniform()"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ GREEDY, RANDOM = "rule=GaussSouthwell()", "rule=Uniform()"
         ("--optimizer srgd --momentum 0.5", "", {"momentum": 0.5}),
         ("--selection uniform", "", {"selection": "Uniform()", "seed": 0}),
         ("--selection cyclic", "", {"selection": "Cyclic()"}),
-        ("--selection gauss-southwell", "", {"selection": "GaussSouthwell()"}),
+        ("--selection gauss-southwell", "", {"selection": "GaussSouthwell(dtype=None)"}),
         (
             "--block-fraction 0.5",
             "",

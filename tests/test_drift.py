@@ -164,10 +164,10 @@ class FixedMatching:
         (64, lambda p: SRCD([p], 0.01, GaussSouthwell()), 8),
         (64, lambda p: SRCD([p], 0.01, Block(size=2, disjoint=True)), 8),
         (64, lambda p: SRCD([p], 0.01, Matching("greedy")), 8),
+        (64, lambda p: SRCD([p], 0.01, Grouping(4, "greedy")), 4),
         # Beside a dense exponential.
         (64, lambda p: SRCD([p], 0.01, Block(fraction=0.005)), 2),
         (64, lambda p: SRCD([p], 0.01, Block(fraction=1.0)), 2),
-        (64, lambda p: SRCD([p], 0.01, Grouping(4, "greedy")), 2),
         (64, lambda p: SRGD([p], 0.01), 2),
         (9, lambda p: SRGD([p], 0.01), 2),
     ],
