@@ -13,7 +13,7 @@ from geoopt.utils import size2shape
 from torch import Tensor
 
 from .blocks import All, CoordinateBlock, Coordinates, Groups, once
-from .parts import merge_steepest
+from .parts import merge_couplings, merge_steepest
 
 __all__ = ["CoordinateManifold"]
 
@@ -261,16 +261,9 @@ class CoordinateManifold(Manifold):
             raise NotImplementedError(
                 f"{self.name} couples its axes in the type of the points; leave out dtype={dtype}"
             )
-        d, total = self.num_axes(x), self.num_coordinates(x)
-        scale = self.step_scale(x, All())
-        square = self.derivatives(x, egrad, All()).square() / scale
-        square = torch.where(scale > 0, square, 0.0)
-        axes = self.axes(x, torch.arange(total, device=x.device))
-        first, second = axes[..., 0], axes[..., -1]  # of a coordinate of one axis the same
-        weight = square.new_zeros(*square.shape[:-1], d * d)
-        for place in (first * d + second, second * d + first):
-            weight.scatter_add_(-1, place.expand(square.shape), square)
-        return weight.unflatten(-1, (d, d)).sqrt()
+        derivatives = self.derivatives(x, egrad, All())
+        axes = self.axes(x, torch.arange(derivatives.shape[-1], device=x.device))
+        return merge_couplings(axes, derivatives, self.step_scale(x, All()), self.num_axes(x))
 
     def descend_(
         self,

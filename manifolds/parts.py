@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .blocks import Coordinates, Groups
 
-__all__ = ["by_count", "items_of", "merge_steepest", "same_kind", "unravel"]
+__all__ = ["by_count", "items_of", "merge_couplings", "merge_steepest", "same_kind", "unravel"]
 
 
 def by_count(part: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -59,6 +59,30 @@ def merge_steepest(
     slope = torch.where(scale > 0, derivatives.abs() / scale.sqrt(), 0.0)
     best = slope.topk(k, dim=-1).indices
     return index.gather(-1, best), derivatives.gather(-1, best)
+
+
+def merge_couplings(axes: Tensor, derivatives: Tensor, scale: Tensor, d: int) -> Tensor:
+    """Return how strongly every two axes are coupled: √(Σ ⟨grad f, f_i⟩²/s_i) over their coordinates.
+
+    Parameters
+    ----------
+    axes, derivatives, scale : Tensor
+        Axes of coordinates, shape ``(n, a)``, the derivatives along them, shape ``(*batch, n)``, and their
+        step scales, broadcastable to it.
+    d : int
+        Number of axes.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(*batch, d, d)``.
+    """
+    square = torch.where(scale > 0, derivatives.square() / scale, 0.0)
+    first, second = axes[..., 0], axes[..., -1]  # of a coordinate of one axis the same
+    weight = square.new_zeros(*square.shape[:-1], d * d)
+    for place in (first * d + second, second * d + first):
+        weight.scatter_add_(-1, place.expand(square.shape), square)
+    return weight.unflatten(-1, (d, d)).sqrt()
 
 
 def items_of(

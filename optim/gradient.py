@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import All, CoordinateBlock, CoordinateManifold, Coordinates
-from ..manifolds.parts import merge_steepest
+from ..manifolds.parts import merge_couplings, merge_steepest
 from .random import Randomness
 from .rounds import Rounds, derivatives
 
@@ -149,4 +149,9 @@ class GradientView:
     def coupling(self, dtype: torch.dtype | None = None) -> Tensor:
         """How strongly every two axes are coupled, shape ``(*batch, d, d)``; reads all derivatives."""
         self._all_read = True
-        return self.manifold.coupling(self.x, self.egrad, dtype=dtype)
+        if self.shared or dtype is not None:
+            return self.manifold.coupling(self.x, self.egrad, dtype=dtype)
+        # The derivatives are half of a gradient, or less, to send.
+        axes = self.manifold.axes(self.x, torch.arange(self.num_coordinates, device=self.x.device))
+        scale = self.manifold.step_scale(self.x, All())
+        return merge_couplings(axes, self.derivatives(All()), scale, self.num_axes)

@@ -79,6 +79,8 @@ CASES = {
     # A selection that looks at all has to see the average of all: the gradient, or its derivatives.
     "the steepest": Case(srcd(GaussSouthwell()), [49]),
     "a greedy matching": Case(srcd(Matching("greedy")), [21, 3]),
+    "a greedy matching by another type": Case(srcd(Matching("greedy", dtype=torch.bfloat16)), [49]),
+    "a steep disjoint block": Case(srcd(Block(size=2, disjoint=True)), [21, 2]),
     "a share of the norm": Case(srcd(Capture(1.0)), [21, 21]),
     "all": Case(srgd(), [49]),
     "all, adaptive": Case(srgd(scaling=Adam()), [21]),
