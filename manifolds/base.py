@@ -250,7 +250,8 @@ class CoordinateManifold(Manifold):
         -------
         Tensor
             Symmetric, shape ``(*batch, d, d)`` for d axes: √(Σ ⟨grad f, f_i⟩²/s_i) over the
-            coordinates that turn both. What stands on the diagonal has no meaning.
+            coordinates that turn both. What stands on the diagonal has no meaning. Here it costs the
+            derivatives along all D coordinates, and O(D + d²).
 
         Raises
         ------
@@ -261,9 +262,7 @@ class CoordinateManifold(Manifold):
             raise NotImplementedError(
                 f"{self.name} couples its axes in the type of the points; leave out dtype={dtype}"
             )
-        derivatives = self.derivatives(x, egrad, All())
-        axes = self.axes(x, torch.arange(derivatives.shape[-1], device=x.device))
-        return merge_couplings(axes, derivatives, self.step_scale(x, All()), self.num_axes(x))
+        return merge_couplings(self, x, self.derivatives(x, egrad, All()))
 
     def descend_(
         self,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .blocks import Coordinates, Groups
+from .blocks import All, Coordinates, Groups
+
+if TYPE_CHECKING:
+    from .base import CoordinateManifold
 
 __all__ = ["by_count", "items_of", "merge_couplings", "merge_steepest", "same_kind", "unravel"]
 
@@ -61,22 +65,23 @@ def merge_steepest(
     return index.gather(-1, best), derivatives.gather(-1, best)
 
 
-def merge_couplings(axes: Tensor, derivatives: Tensor, scale: Tensor, d: int) -> Tensor:
+def merge_couplings(manifold: CoordinateManifold, x: Tensor, derivatives: Tensor) -> Tensor:
     """Return how strongly every two axes are coupled: √(Σ ⟨grad f, f_i⟩²/s_i) over their coordinates.
 
     Parameters
     ----------
-    axes, derivatives, scale : Tensor
-        Axes of coordinates, shape ``(n, a)``, the derivatives along them, shape ``(*batch, n)``, and their
-        step scales, broadcastable to it.
-    d : int
-        Number of axes.
+    manifold : CoordinateManifold
+        The geometry.
+    x, derivatives : Tensor
+        Points, and the derivatives along all coordinates, shape ``(*batch, D)``.
 
     Returns
     -------
     Tensor
-        Shape ``(*batch, d, d)``.
+        Shape ``(*batch, d, d)`` for d axes.
     """
+    d, scale = manifold.num_axes(x), manifold.step_scale(x, All())
+    axes = manifold.axes(x, torch.arange(derivatives.shape[-1], device=x.device))
     square = torch.where(scale > 0, derivatives.square() / scale, 0.0)
     first, second = axes[..., 0], axes[..., -1]  # of a coordinate of one axis the same
     weight = square.new_zeros(*square.shape[:-1], d * d)

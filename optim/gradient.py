@@ -152,6 +152,4 @@ class GradientView:
         if self.shared or dtype is not None:
             return self.manifold.coupling(self.x, self.egrad, dtype=dtype)
         # The derivatives are half of a gradient, or less, to send.
-        axes = self.manifold.axes(self.x, torch.arange(self.num_coordinates, device=self.x.device))
-        scale = self.manifold.step_scale(self.x, All())
-        return merge_couplings(axes, self.derivatives(All()), scale, self.num_axes)
+        return merge_couplings(self.manifold, self.x, self.derivatives(All()))

@@ -124,9 +124,10 @@ class Block:
         Whether to pass over coordinates that share an axis with one chosen before. Then all moves
         commute, and on the orthogonal group a step is `size` rotations, O(size·d). Without it, the
         exact exponential of a block whose pairs share columns is a dense d×d one, O(d³): the same
-        order as SRGD, however small the block. A disjoint block has at most ⌊d/2⌋ pairs. By
-        :class:`GaussSouthwell` it is the beginning of the greedy matching; by another rule, all
-        coordinates are ranked to choose it, and an accelerator is waited for.
+        order as SRGD, however small the block. A disjoint block has at most ⌊d/2⌋ pairs. Where every
+        two axes have one coordinate, that by :class:`GaussSouthwell` is the beginning of
+        ``Matching("greedy")``. Else all coordinates are ranked to choose it, and an accelerator is
+        waited for.
 
     Raises
     ------
