@@ -1,4 +1,4 @@
-"""Which implementation a call goes to: plain torch, or kernels where there are some for its tensors."""
+"""Which implementation a call goes to: by where its tensors are, and whether it is being recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-__all__ = ["kernels_for", "load", "on_gpu"]
+__all__ = ["kernels_for", "load", "on_gpu", "readable", "recorded"]
 
 # Matrices that one launch takes: the limit of CUDA's second and third dimension of a grid.
 _LARGEST_BATCH = 65_535
@@ -41,6 +41,22 @@ def kernels_for(*matrices: Tensor, group: int = 2) -> ModuleType | None:
 def on_gpu(x: Tensor) -> bool:
     """Whether kernels can run where a tensor is; tests replace it to run them in Triton's interpreter."""
     return x.is_cuda
+
+
+def readable(x: Tensor) -> bool:
+    """Whether the host may look at a tensor's numbers, and choose by them what it does.
+
+    On a CPU, unless the calls are recorded to be repeated with other numbers. On an accelerator it would
+    have to wait.
+    """
+    return x.device.type == "cpu" and not recorded(x)
+
+
+def recorded(x: Tensor) -> bool:
+    """Whether calls are recorded, by ``torch.compile`` or in a CUDA graph; tests replace it to record."""
+    if torch.compiler.is_compiling():
+        return True
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 @cache

@@ -12,6 +12,7 @@ from geoopt.manifolds import Manifold
 from geoopt.utils import size2shape
 from torch import Tensor
 
+from .backend import readable
 from .blocks import All, CoordinateBlock, Coordinates, Groups, once
 from .parts import merge_couplings, merge_steepest
 
@@ -398,7 +399,7 @@ class CoordinateManifold(Manifold):
             raise TypeError(
                 f"{type(block).__name__} holds {given.dtype} numbers; expected torch.int64"
             )
-        if given.device.type != "cpu" or given.numel() == 0:
+        if given.numel() == 0 or not readable(given):
             return
         if isinstance(block, Coordinates):
             limit, what = self.num_coordinates(x), "coordinate"

@@ -7,10 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from .backend import readable, recorded
+
 __all__ = ["expm1"]
 
 # Matrices up to this size run a fixed number of squarings on an accelerator, so that the host need
-# not wait to learn their norm; in larger ones the wait is nothing beside the squarings it saves.
+# not wait to learn their norm; in larger ones the wait is nothing beside the squarings it saves, unless
+# calls are recorded and the host cannot wait.
 _SMALL = 64
 _MOST_SQUARINGS = 14
 
@@ -43,7 +46,7 @@ def expm1(a: Tensor, *, skew: bool = True) -> Tensor:
     ----------
     a : Tensor
         Skew-symmetric or skew-Hermitian matrices, shape ``(..., r, r)``, real or complex. On an
-        accelerator the 2-norm of matrices with r <= 64 is limited to about 2¹⁴·θ radians (θ = 0.6 in
+        accelerator the 2-norm of matrices with r <= 64, and of all where calls are recorded, is limited to about 2¹⁴·θ radians (θ = 0.6 in
         float32 and complex64, 0.05 in float64 and complex128); there the function does not wait for
         the device. Elsewhere it is limited to θ/ε, where no digit of an angle is left. A matrix of a
         larger norm is scaled down.
@@ -62,7 +65,7 @@ def expm1(a: Tensor, *, skew: bool = True) -> Tensor:
     row_sum = a.detach().abs().sum(-1).amax(-1)
     frobenius = torch.linalg.matrix_norm(a.detach()) / (1 if a.is_complex() else math.sqrt(2))
     norm = torch.minimum(row_sum, frobenius)
-    if a.device.type == "cpu" or a.shape[-1] > _SMALL:
+    if readable(a) or (a.shape[-1] > _SMALL and not recorded(a)):
         # A matrix that is not finite has no say in how the others of its batch are computed.
         finite = norm.nan_to_num(nan=0.0, posinf=0.0)
         largest = finite.max().item() if norm.numel() else 0.0

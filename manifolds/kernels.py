@@ -366,8 +366,7 @@ def _reduced(angle, entry, dtype: tl.constexpr, EPS: tl.constexpr):
         above = exact_sine * 0.0 + float("inf")
         below, low_sine, low_tangent = above, sine, tangent
         for n in tl.static_range(9):
-            step = (n + 1) // 2 if n % 2 else -(n // 2)
-            candidate = (exact_sine * (1.0 + step * EPS)).to(dtype)
+            candidate = (exact_sine * (1.0 + (n - 4) * EPS)).to(dtype)
             wide = candidate.to(tl.float64)
             exact = wide / (1.0 + tl.sqrt(1.0 - wide * wide))
             rounded = exact.to(dtype)

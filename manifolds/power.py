@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .backend import readable
 from .base import CoordinateManifold
 from .blocks import All, CoordinateBlock, Coordinates, Groups
 from .parts import by_count, items_of, merge_steepest, same_kind, unravel
@@ -210,7 +211,7 @@ class Power(Wrapped):
     def check_block(self, x: Tensor, block: CoordinateBlock) -> None:
         """Raise where a block names what is not there, and also where a group has axes of two copies."""
         super().check_block(x, block)
-        if isinstance(block, Groups) and block.axes.device.type == "cpu":
+        if isinstance(block, Groups) and readable(block.axes):
             copy = block.axes // self.base.num_axes(x)
             if bool((copy != copy[..., :1]).any()):
                 raise NotImplementedError(
@@ -263,7 +264,7 @@ class Power(Wrapped):
 
         A single copy of a single point is a view, where the host can tell which.
         """
-        if x.dim() == self.ndim and place.numel() == 1 and place.device.type == "cpu":
+        if x.dim() == self.ndim and place.numel() == 1 and readable(place):
             copy = int(place)
             return (slice(copy, copy + 1),)
         return unravel(place, x.shape[: x.dim() - self.base.ndim])

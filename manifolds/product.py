@@ -13,6 +13,7 @@ from geoopt.manifolds import ProductManifold
 from geoopt.utils import size2shape
 from torch import Tensor
 
+from .backend import readable
 from .base import CoordinateManifold
 from .blocks import All, CoordinateBlock, Coordinates, Groups
 from .parts import by_count, items_of, merge_steepest, same_kind, unravel
@@ -365,7 +366,7 @@ class Product(CoordinateManifold, ProductManifold):
     def check_block(self, x: Tensor, block: CoordinateBlock) -> None:
         """Raise where a block names what is not there, and where a group has axes of two factors."""
         super().check_block(x, block)
-        if isinstance(block, Groups) and block.axes.device.type == "cpu":
+        if isinstance(block, Groups) and readable(block.axes):
             factor = _interval(block.axes, self._first_axis)
             if bool((factor != factor[..., :1]).any()):
                 raise NotImplementedError(
@@ -471,7 +472,7 @@ class Product(CoordinateManifold, ProductManifold):
         for i, first, count in self._numbered():
             own = index - first
             mine = (own >= 0) & (own < count)
-            if skip and index.device.type == "cpu" and not bool(mine.any()):
+            if skip and readable(index) and not bool(mine.any()):
                 continue
             yield i, mine, own.clamp(0, count - 1)
 
@@ -503,5 +504,8 @@ class Product(CoordinateManifold, ProductManifold):
 
 def _interval(numbers: Tensor, begins: list[int]) -> Tensor:
     """Which interval numbers lie in; `begins` are the beginnings and the end of the last."""
-    ends = torch.tensor(begins[1:], device=numbers.device)
-    return torch.bucketize(numbers.contiguous(), ends, right=True)
+    # Compared one by one: a tensor of the beginnings would have to be copied to an accelerator.
+    passed = torch.zeros_like(numbers)
+    for end in begins[1:]:
+        passed += numbers >= end
+    return passed

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from .backend import kernels_for
+from .backend import kernels_for, readable
 from .columns import column_index, panels, put_, take
 
 __all__ = ["entries", "reduced", "rotate_columns", "rotate_columns_"]
 
-# Which of the numbers next to a sine are tried, in units of its last place or half of it, the nearest first.
-_STEPS = (0, -1, 1, -2, 2, -3, 3, -4, 4)
+# How far from a sine numbers next to it are tried, in units of its last place or half of it.
+_REACH = 4
 
 
 def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def _rotated(
 ) -> tuple[Tensor, Tensor]:
     """The columns j and l after the rotation, each of shape ``(..., m, k)``."""
     turn, sine, tangent = turn.unsqueeze(-2), sine.unsqueeze(-2), tangent.unsqueeze(-2)
-    if x.device.type == "cpu" and not bool(turn.any()):
+    if readable(x) and not bool(turn.any()):
         first, second = take(x, j), take(x, l)
     else:
         # A quarter turn takes (x_j, x_l) to (−x_l, x_j): read from the other column, with a sign.
@@ -118,7 +118,8 @@ def reduced(angle: Tensor, dtype: torch.dtype, entry: Tensor) -> tuple[Tensor, T
     if dtype == torch.float64:
         return quarter.remainder(4), sine, sine / (1 + torch.sqrt(1 - sine * sine))
     eps = torch.finfo(dtype).eps
-    sines = (sine.unsqueeze(-1) * sine.new_tensor([1 + n * eps for n in _STEPS])).to(dtype)
+    steps = torch.arange(-_REACH, _REACH + 1, dtype=sine.dtype, device=sine.device)
+    sines = (sine.unsqueeze(-1) * (1 + eps * steps)).to(dtype)
     wide = sines.double()
     tangents = wide / (1 + torch.sqrt(1 - wide * wide))
     near = tangents.to(dtype)

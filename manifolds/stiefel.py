@@ -8,6 +8,7 @@ import torch
 from geoopt import ManifoldTensor
 from torch import Tensor
 
+from .backend import readable, recorded
 from .exponential import expm1
 from .orthogonal import OrthogonalGroup
 from .orthonormal import (
@@ -332,8 +333,8 @@ def turn_frame(x: Tensor, b: Tensor, k: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        The shape of `x`. On an accelerator, where the host does not wait to learn the angles of matrices
-        with p <= 32, all are turned in the first way.
+        The shape of `x`. Where the host does not look at the angles, on an accelerator with p <= 32 and where
+        calls are recorded, all are turned in the first way.
     """
     n, p = x.shape[-2:]
     if n <= 2 * p:
@@ -342,7 +343,7 @@ def turn_frame(x: Tensor, b: Tensor, k: Tensor) -> Tensor:
         return expm1(half - half.mT) @ x
     along, across = thin_exponential(b, k)
     turned = x @ along + k @ across
-    if x.device.type != "cpu" and p <= 32:
+    if recorded(x) or (p <= 32 and not readable(x)):
         return turned
     size = torch.linalg.matrix_norm(b.detach()) + torch.linalg.matrix_norm(k.detach())
     far = size.nan_to_num(nan=0.0)[..., None, None] > _FAR

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Coordinates, Groups
+from ..manifolds.backend import readable
 from ..manifolds.columns import take
 from .gradient import GradientView
 
@@ -102,13 +103,13 @@ def greedy_matching(weight: Tensor) -> Tensor:
         largest possible; on an accelerator the number of rounds is fixed.
     """
     d = weight.shape[-1]
-    on_cpu = weight.device.type == "cpu"
+    looks = readable(weight)
     weight = weight.nan_to_num(nan=torch.inf)
     weight.diagonal(dim1=-2, dim2=-1).fill_(-1.0)
     axis = torch.arange(d, device=weight.device).expand(weight.shape[:-1])  # that of a row
     partner = torch.full_like(axis, -1)
     free = partner < 0
-    for _ in range(d // 2 if on_cpu else 4 * d.bit_length()):
+    for _ in range(d // 2 if looks else 4 * d.bit_length()):
         # The first of equal ones is that of the first edge, by (smaller end, larger end), at both ends.
         candidate = weight.argmax(-1)
         mutual = candidate.gather(-1, candidate) == torch.arange(
@@ -116,14 +117,14 @@ def greedy_matching(weight: Tensor) -> Tensor:
         )
         # What weighs nothing is paired in order below: sparse weights take few rounds.
         mutual &= free & (weight.gather(-1, candidate.unsqueeze(-1)).squeeze(-1) > 0)
-        if on_cpu and not bool(mutual.any()):
+        if looks and not bool(mutual.any()):
             break
         free = free & ~mutual
         found = torch.where(mutual, axis.gather(-1, candidate), partner.gather(-1, axis))
         partner = partner.scatter(-1, axis, found)
         weight.masked_fill_(mutual.unsqueeze(-2), -1.0)
-        # A CPU goes on with the rows that are free, in their order: about half of them.
-        left = int(free.sum(-1).amax()) if on_cpu and free.numel() else d
+        # Who looks goes on with the rows that are free, in their order: about half of them.
+        left = int(free.sum(-1).amax()) if looks and free.numel() else d
         if left < 2:
             break
         if 2 * left <= weight.shape[-1]:

@@ -170,7 +170,7 @@ class Matching:
         return Groups(pairs.squeeze(-3)) if m == 1 else Rounds(pairs)
 
 
-def _tournament(d: int, r: int, step: int, device: torch.device) -> Tensor:
+def _tournament(d: int, r: int, step: int | Tensor, device: torch.device) -> Tensor:
     """Groups made of two half groups each, which play a tournament, shape ``(⌊d/r⌋, r)``.
 
     For odd r each group takes one axis more of those that are left. After a whole tournament all axes
@@ -181,7 +181,7 @@ def _tournament(d: int, r: int, step: int, device: torch.device) -> Tensor:
     shift = step // rounds
     axes = (torch.arange(d, device=device) + shift) % d
     halves = axes[: 2 * n * half].unflatten(-1, (2 * n, half))
-    pairs = round_robin(2 * n, torch.tensor([step % rounds], device=device))[0]
+    pairs = round_robin(2 * n, torch.arange(1, device=device) + step % rounds)[0]
     groups = halves[pairs].flatten(-2)
     if r % 2:
         groups = torch.cat([groups, axes[2 * n * half :][:n].unsqueeze(-1)], -1)

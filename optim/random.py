@@ -32,7 +32,8 @@ class Randomness:
     Parameters
     ----------
     seed, step, number : int
-        The key: equal keys give equal numbers, on every device.
+        The key: equal keys give equal numbers, on every device. `step` may be an int64 tensor of no
+        dimensions there: then what is drawn follows what it holds when a recorded step is replayed.
     device : torch.device
         Where the numbers are made.
     batch, first : torch.Size, int
@@ -44,15 +45,15 @@ class Randomness:
     def __init__(
         self,
         seed: int,
-        step: int,
+        step: int | Tensor,
         number: int,
         device: torch.device,
         batch: tuple[int, ...] = (),
         first: int = 0,
     ) -> None:
-        self._key = 0
+        self._key: int | Tensor = 0  # below 2⁶⁴, or the same bits as int64
         for part in (seed, step, number):
-            self._key = _mix((self._key + part + _GOLDEN) & _MASK)
+            self._advance(part)
         self._device = device
         self._batch = batch
         self._before = first * math.prod(batch[1:])  # points that come before
@@ -67,12 +68,12 @@ class Randomness:
         before = 0
         if self._before and size[: len(self._batch)] == self._batch:
             before = self._before * math.prod(size[len(self._batch) :])
-        if count <= _FEW and self._device.type == "cpu":
+        if count <= _FEW and self._device.type == "cpu" and isinstance(self._key, int):
             keys = range(before + self._key, before + self._key + count)
             drawn = [(_mix(key * _GOLDEN & _MASK) & (2**63 - 1)) % high for key in keys]
             return torch.tensor(drawn, dtype=torch.int64).view(size)
         numbers = torch.arange(before, before + count, device=self._device)
-        bits = _mix_tensor(numbers + _signed(self._key))
+        bits = self._bits(numbers)
         return ((bits & (2**63 - 1)) % high).view(size)
 
     def distinct(self, high: int, k: int, *batch: int) -> Tensor:
@@ -94,12 +95,20 @@ class Randomness:
                 before = self._before if batch == self._batch else 0
                 row = torch.arange(before, before + math.prod(batch), device=self._device)
                 coin = coin + row.view(*batch, 1) * high
-            coin = _mix_tensor(coin + _signed(self._key))
-            x = torch.where(coin < 0, partner, x)
+            x = torch.where(self._bits(coin) < 0, partner, x)
         return x
 
-    def _advance(self) -> None:
-        self._key = _mix((self._key + _GOLDEN) & _MASK)
+    def _advance(self, by: int | Tensor = 0) -> None:
+        if isinstance(self._key, int) and isinstance(by, int):
+            self._key = _mix((self._key + by + _GOLDEN) & _MASK)
+        else:
+            key, by = (_signed(z & _MASK) if isinstance(z, int) else z for z in (self._key, by))
+            self._key = _mix_tensor(key + by + _signed(_GOLDEN))
+
+    def _bits(self, numbers: Tensor) -> Tensor:
+        """64 random bits for each number, as int64."""
+        key = _signed(self._key) if isinstance(self._key, int) else self._key
+        return _mix_tensor((numbers + key) * _signed(_GOLDEN))
 
 
 def _mix(z: int) -> int:
@@ -110,7 +119,6 @@ def _mix(z: int) -> int:
 
 def _mix_tensor(z: Tensor) -> Tensor:
     """Apply :func:`_mix` to int64 tensors, which wrap around as unsigned integers do."""
-    z = z * _signed(_GOLDEN)
     for shift, factor in _ROUNDS:
         z = (z ^ _shift(z, shift)) * _signed(factor)
     return z ^ _shift(z, _LAST_SHIFT)

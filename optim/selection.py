@@ -69,8 +69,8 @@ class Cyclic(_One):
         """Take the next k coordinates."""
         total = view.num_coordinates
         # All of them, for a disjoint block to choose from: the first choice moves on by one a step.
-        first = view.step * (k if k < total else 1)
-        index = torch.arange(first, first + k, device=view.x.device) % total
+        first = view.step * (k if k < total else 1) % total
+        index = (torch.arange(k, device=view.x.device) + first) % total
         return index.expand(*view.batch, k)
 
 

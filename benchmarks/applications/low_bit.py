@@ -15,6 +15,7 @@ twelve places in the model. R starts from the Hadamard matrix. The stepsize is c
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -61,7 +62,10 @@ LEARNERS = (
 )
 # The matrices that share a rotation: those that read the residual stream, of 576 numbers, or those that
 # read what is between the two layers of a feed-forward part, of 1,536.
-READERS = {"stream": ("attention", "hidden"), "feed-forward": ("down",)}
+READERS = {"stream": ("attention", "hidden"), "feed-forward": ("down",), "wide": ("down",)}
+# What "wide" makes of three feed-forward parts one after the other: the sum that they write to the
+# residual stream is one matrix times their inputs, of which the first 4,096 numbers are kept.
+WIDE, PARTS = 4096, 3
 SIZES = (576, 1536, 4096)  # at which a step is timed
 BATCH = 512  # vectors
 LENGTH = 256  # tokens of a sequence
@@ -107,6 +111,15 @@ def root_kurtosis(y: Tensor) -> Tensor:
     return y.square().square().mean(-1).sqrt().mean()
 
 
+def beside(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Lay the inputs, or the columns, of every three parts side by side."""
+    names = [*parts]
+    return {
+        names[i]: torch.cat([parts[name] for name in names[i : i + PARTS]], -1)[..., :WIDE]
+        for i in range(0, len(names), PARTS)
+    }
+
+
 class Places:
     """What some matrices of a model read, and what rounding does to it.
 
@@ -117,16 +130,22 @@ class Places:
     tokens : Tensor
         Sequences, shape ``(n, length)``: eight to learn from, two to measure errors on, and two for the
         perplexity.
-    readers : tuple of str
-        How the names of the matrices end.
+    readers : str
+        Key of READERS.
     """
 
-    def __init__(self, model: Smollm, tokens: Tensor, readers: tuple[str, ...]) -> None:
-        self.model, self.readers = model, readers
+    def __init__(self, model: Smollm, tokens: Tensor, readers: str) -> None:
+        self.model, self.readers = model, READERS[readers]
         learned, self.held_out = self._inputs(tokens[:8]), self._inputs(tokens[8:10])
         self.text = tokens[10:12]
+        self.weights = {name: model.weights[name] for name in learned}
+        self.in_use = readers != "wide"  # by the model as it is
+        if not self.in_use:
+            learned, self.held_out, self.weights = map(
+                beside, (learned, self.held_out, self.weights)
+            )
         self.activations = unit(torch.cat([*learned.values()]))
-        self.rows = unit(torch.cat([model.weights[name] for name in learned]))
+        self.rows = unit(torch.cat([*self.weights.values()]))
         names = [*self.held_out]
         self.measured = names[:: max(1, len(names) // 12)]
 
@@ -156,7 +175,7 @@ class Places:
         """Relative squared error of the outputs at 4 bits, mean over twelve places."""
         errors = []
         for name in self.measured:
-            x, weight = self.held_out[name], self.model.weights[name]
+            x, weight = self.held_out[name], self.weights[name]
             exact = x @ weight.mT
             rounded = quantize(x @ rotation) @ quantize(weight @ rotation).mT
             errors.append(float((rounded - exact).square().sum() / exact.square().sum()))
@@ -232,29 +251,43 @@ class Experiment:
     type=click.Choice([*READERS]),
     default="stream",
     show_default=True,
-    help="What is rotated: the residual stream (d = 576), or feed-forward parts inside (d = 1,536).",
+    help="What is rotated: the residual stream (d = 576), feed-forward parts inside (d = 1,536), or "
+    "what three of those read, side by side (d = 4,096).",
+)
+@click.option(
+    "--methods", default="", help="Learners with names that this regular expression finds."
+)
+@click.option(
+    "--first",
+    multiple=True,
+    metavar="METHOD=LR",
+    help="Stepsize that is tried first, not the usual four.",
 )
 @output_option
-def main(budget: float, seeds: int, readers: str, output: Path) -> None:  # noqa: D103
+def main(  # noqa: D103
+    budget: float, seeds: int, readers: str, methods: str, first: tuple[str, ...], output: Path
+) -> None:
     torch.set_num_threads(1)
     show_machine()
     model, encode = load()
     tokens = torch.tensor(encode(reference_text()))
     sequences = tokens[: len(tokens) // LENGTH * LENGTH].view(-1, LENGTH)
     order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(0))
-    places = Places(model, sequences[order[:12]], READERS[readers])
+    places = Places(model, sequences[order[:12]], readers)
     d = places.d
-    steps = {name: {n: step_seconds(METHODS[name], n) for n in SIZES} for name in LEARNERS}
+    learners = [name for name in LEARNERS if re.search(methods, name)]
+    steps = {name: {n: step_seconds(METHODS[name], n) for n in SIZES} for name in learners}
+    starts = {name: float(lr) for name, lr in (pair.rsplit("=", 1) for pair in first)}
     experiment = Experiment(places, budget)
     runs = [experiment.fixed("no rotation", torch.eye(d), 0)]
     for seed in range(seeds):
         runs.append(experiment.fixed("random rotation", random_rotation(d, seed), seed))
         runs.append(experiment.fixed("random Hadamard", random_hadamard(d, seed), seed))
-    best, tuning = tuned(LEARNERS, experiment.trained, seeds, "error")
+    best, tuning = tuned(learners, experiment.trained, seeds, "error", starts)
     runs += best
-    exact = places.perplexity(None)
+    exact = places.perplexity(None) if places.in_use else None
     for run in runs:
-        run["perplexity"] = places.perplexity(run["rotation"])
+        run["perplexity"] = places.perplexity(run["rotation"]) if places.in_use else None
     for run in [*runs, *tuning]:
         run.pop("rotation", None)
     conclude(runs, tuning, steps, exact, output / f"low_bit_{d}")
@@ -264,7 +297,7 @@ def conclude(
     runs: list[Run],
     tuning: list[Run],
     steps: dict[str, dict[int, float]],
-    exact: float,
+    exact: float | None,
     output: Path,
 ) -> None:
     """Print and write everything, the latter under a name to which an ending is added."""
@@ -277,15 +310,15 @@ def conclude(
     for name, of in groups.items():
         errors = [run["error"][-1] for run in of]
         reached = [time_to(run["seconds"][1:], run["error"][1:], target) for run in of]
-        texts = [run["perplexity"] for run in of]
+        texts = [run["perplexity"] for run in of if exact is not None]
         learned = name in steps
         summary[name] = {
             "stepsize": of[0].get("stepsize"),
             "steps": float(np.median([run.get("steps", 0) for run in of])),
             "error": float(np.median(errors)),
             "least and largest error": [min(errors), max(errors)],
-            "perplexity": float(np.median(texts)),
-            "least and largest perplexity": [min(texts), max(texts)],
+            "perplexity": float(np.median(texts)) if texts else None,
+            "least and largest perplexity": [min(texts), max(texts)] if texts else None,
             "seconds to the error of Cayley SGD": float(np.median(reached)) if learned else None,
             "off the manifold": max(run["off the manifold"] for run in of),
         }
@@ -298,16 +331,17 @@ def conclude(
                 " / ".join(f"{1e3 * t:.3g}" for t in steps[name].values()) if learned else "–",
                 f"{s['steps']:.0f}" if learned else "–",
                 f"{s['error']:.4f} ({min(errors):.4f}–{max(errors):.4f})",
-                f"{s['perplexity']:.4g} ({min(texts):.4g}–{max(texts):.4g})",
+                f"{s['perplexity']:.4g} ({min(texts):.4g}–{max(texts):.4g})" if texts else "–",
                 seconds if learned else "–",
             ]
         )
     show_table(
-        f"Relative squared error at 4 bits, medians of the seeds; perplexity in float32 {exact:.4g}",
+        "Relative squared error at 4 bits, medians of the seeds"
+        + (f"; perplexity in float32 {exact:.4g}" if exact is not None else ""),
         [
             "",
             "stepsize",
-            "ms a step,\nd = " + " / ".join(map(str, steps["SRGD, Adam"])),
+            "ms a step,\nd = " + " / ".join(map(str, SIZES)),
             "steps",
             "error (of seeds)",
             "perplexity (of seeds)",

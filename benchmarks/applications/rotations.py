@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,11 +111,15 @@ Run = dict[str, Any]  # of one method and seed: what was seen after so many seco
 
 
 def tuned(
-    names: Sequence[str], trained: Callable[[str, float, int], Run], seeds: int, cost: str
+    names: Sequence[str],
+    trained: Callable[[str, float, int], Run],
+    seeds: int,
+    cost: str,
+    first: Mapping[str, float] | None = None,
 ) -> tuple[list[Run], list[Run]]:
     """Choose each method's stepsize on the first seed, by what a cost ends at; then run the others.
 
-    Where the best one is at an end of what is tried, the next is tried, too.
+    Its stepsizes are tried, or that of `first`, and more until the best has a worse one on each side.
 
     Returns
     -------
@@ -124,14 +128,14 @@ def tuned(
     """
     runs, tuning = [], []
     for name in names:
-        tried = {lr: trained(name, lr, 0) for lr in METHODS[name].stepsizes}
+        begin = [first[name]] if first and name in first else METHODS[name].stepsizes
+        tried = {lr: trained(name, lr, 0) for lr in begin}
         while True:
             at = min(tried, key=lambda lr: tried[lr][cost][-1])
-            further = {max(tried): 1, min(tried): -1}.get(at)
-            if further is None:
+            beside = [lr for by in (1, -1) if (lr := neighbour(at, by)) not in tried]
+            if not beside:
                 break
-            lr = neighbour(at, further)
-            tried[lr] = trained(name, lr, 0)
+            tried[beside[0]] = trained(name, beside[0], 0)
         best = tried[at]
         tuning += tried.values()
         runs += [best, *(trained(name, best["stepsize"], seed) for seed in range(1, seeds))]
