@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-__all__ = ["kernels_for", "load", "on_gpu", "readable", "recorded"]
+__all__ = ["captured", "kernels_for", "load", "on_gpu", "readable", "recorded"]
 
 # Matrices that one launch takes: the limit of CUDA's second and third dimension of a grid.
 _LARGEST_BATCH = 65_535
@@ -53,9 +53,12 @@ def readable(x: Tensor) -> bool:
 
 
 def recorded(x: Tensor) -> bool:
-    """Whether calls are recorded, by ``torch.compile`` or in a CUDA graph; tests replace it to record."""
-    if torch.compiler.is_compiling():
-        return True
+    """Whether calls are recorded, by ``torch.compile`` or in a CUDA graph."""
+    return torch.compiler.is_compiling() or captured(x)
+
+
+def captured(x: Tensor) -> bool:
+    """Whether a CUDA graph records the calls; tests replace it to record them on a CPU."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 

@@ -37,7 +37,7 @@ def cayley(x: Tensor, a: Tensor) -> Tensor:
     """x·(I − A/2)⁻¹(I + A/2): order 2, one solve."""
     identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     # (I − A/2)⁻¹(I + A/2) = I + A(I − A/2)⁻¹
-    return x + torch.linalg.solve(identity - a / 2, x @ a, left=False)
+    return x + torch.linalg.solve_ex(identity - a / 2, x @ a, left=False).result
 
 
 def qr(x: Tensor, a: Tensor) -> Tensor:

@@ -301,7 +301,7 @@ class Stiefel(OrthonormalColumns):
         a, k = Stiefel._parts(x, u)
         quarter = k.mT @ (k / 4)
         identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        c = torch.linalg.solve(identity + quarter - a / 2, a - 2 * quarter)
+        c = torch.linalg.solve_ex(identity + quarter - a / 2, a - 2 * quarter).result
         return x + (x @ c + k @ (c / 2) + k)
 
     @staticmethod

@@ -382,7 +382,7 @@ class Symplectic(ChosenRetraction, CoordinateManifold):
         b, m, _ = _generator(wide, u)
         left = _conjugate(b) @ m
         identity = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device)
-        step = torch.linalg.solve(identity - b.mT @ left / 2, b.mT @ wide)
+        step = torch.linalg.solve_ex(identity - b.mT @ left / 2, b.mT @ wide).result
         return (wide + left @ step).to(x.dtype)
 
     @staticmethod

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates, Groups
+from ..manifolds.backend import recorded
 from ..manifolds.rules import GradientRule
 from ..manifolds.shards import check_sharding, is_sharded, local
 from .finite import FiniteGuard, largest, longest, raise_not_finite, raise_overflow
@@ -50,6 +51,9 @@ class ManifoldOptimizer(Optimizer):
     strict : bool
         On an accelerator, whether to wait for the device at every step to know that no derivative is NaN
         or infinite before anything is changed. (On a CPU this is always so.)
+    capturable : bool
+        Whether steps may be recorded in a CUDA graph: what they count is then on the device, and
+        :meth:`restore` takes rounding away.
     process_group : ProcessGroup, optional
         The processes over which the derivatives of manifold parameters are averaged. By default their
         gradients are taken to be the same in all processes.
@@ -61,13 +65,15 @@ class ManifoldOptimizer(Optimizer):
         defaults: dict[str, Any],
         *,
         strict: bool,
+        capturable: bool,
         process_group: ProcessGroup | None,
     ) -> None:
         self._guard = FiniteGuard()
+        self._warm = False
         self._replicas = None if process_group is None else Replicas(process_group)
         self._compared = False
         self._marks: dict[Tensor, tuple[object, ...]] = {}
-        super().__init__(params, {**defaults, "strict": strict})
+        super().__init__(params, {**defaults, "strict": strict, "capturable": capturable})
 
     def __getstate__(self) -> dict[str, Any]:
         if self._replicas is not None:
@@ -81,6 +87,7 @@ class ManifoldOptimizer(Optimizer):
         # Called to load a state, too.
         super().__setstate__(state)
         self._guard = FiniteGuard()
+        self._warm = False
         self._replicas = getattr(self, "_replicas", None)
         self._compared = False
         self._marks = getattr(self, "_marks", {})
@@ -108,8 +115,14 @@ class ManifoldOptimizer(Optimizer):
                 f"line_search={search} in one group and {self.param_groups[0]['line_search']} in another: "
                 "all parameters share one search"
             )
+        if group["capturable"]:
+            for name, what in (("strict", "waits for the device"), ("line_search", "reads losses")):
+                if group[name]:
+                    raise ValueError(
+                        f"capturable=True and {name}={group[name]}: a step that {what} cannot be recorded"
+                    )
         lr = group["lr"]
-        if isinstance(lr, Tensor) and lr.device.type != "cpu":
+        if isinstance(lr, Tensor) and (group["capturable"] or lr.device.type != "cpu"):
             return
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"lr={float(lr)}: expected a finite learning rate, 0 or more")
@@ -117,6 +130,11 @@ class ManifoldOptimizer(Optimizer):
     def _check_parameter(self, group: dict[str, Any], p: Tensor) -> None:
         """Raise ValueError or TypeError if a parameter cannot be optimized with a group's options."""
         manifold = manifold_of(p)
+        if is_sharded(p) and group["capturable"]:
+            raise TypeError(
+                f"the sharded parameter of shape {tuple(p.shape)} cannot have capturable=True: the processes "
+                "agree on the host on what is finite"
+            )
         if manifold is None:
             if is_sharded(p):
                 raise TypeError(
@@ -180,11 +198,13 @@ class ManifoldOptimizer(Optimizer):
         RuntimeError
             If a gradient is sparse, or a parameter has lost its manifold; or, with a process group, if a
             manifold parameter has no gradient, or, at the first step, if the processes differ (see
-            :meth:`check_replicas`). Nothing has been changed.
+            :meth:`check_replicas`); or in a CUDA graph, without `capturable` or as the first step of all.
+            Nothing has been changed.
         ValueError
             If something else has written values into a parameter that are no point of its manifold, or
             `line_search` cannot take this step. Nothing has been changed.
         """
+        self._check_capture()
         search = self.param_groups[0]["line_search"]
         if search is not None:
             self._check_searchable(search, closure)
@@ -218,7 +238,56 @@ class ManifoldOptimizer(Optimizer):
             self._check_overflow(parameters, changes)
             self._make(parameters, changes)
         self._guard.publish()
+        self._warm = True
         return loss
+
+    @torch.no_grad()
+    def restore(self, steps: int = 1) -> None:
+        """Take rounding away where that is due; after every capturable step, or every few.
+
+        Without ``capturable=True`` steps do this themselves, and there is nothing to do. Where one is
+        repeated by a CUDA graph nobody on the host knows of it, so that it has to be said. Not to be
+        recorded itself. Also raises what :meth:`check_finite` would raise, if that is known without waiting.
+
+        Parameters
+        ----------
+        steps : int
+            How many steps there have been since the last call.
+
+        Raises
+        ------
+        ValueError
+            If `steps` is below 0.
+        FloatingPointError
+            If a step met a NaN or infinity.
+        """
+        if steps < 0:
+            raise ValueError(f"steps={steps}: expected 0 or more")
+        self._guard.publish()
+        self._guard.poll()
+        for _, group, p in self._parameters():
+            manifold, state = manifold_of(p), ParameterState(self.state, p)
+            if not group["capturable"] or "moves" not in state:
+                continue
+            assert isinstance(manifold, CoordinateManifold)
+            self._count(group, p, manifold, steps * state["moves"])
+            self._marks[p] = mark(p)
+
+    def _check_capture(self) -> None:
+        """Raise before a step is recorded that would not be repeated as it is meant."""
+        p = self.param_groups[0]["params"][0]
+        if not recorded(p) or torch.compiler.is_compiling():
+            return
+        if not all(group["capturable"] for group in self.param_groups):
+            raise RuntimeError(
+                f"this {type(self).__name__} counts its steps on the host, where a graph does not; build it "
+                "with capturable=True"
+            )
+        if not self._warm:
+            raise RuntimeError(
+                f"the first step of this {type(self).__name__} is being recorded, and would begin anew at "
+                "every replay: do some steps before (on a side stream, as for every CUDA graph)"
+            )
 
     def _make(
         self,
@@ -429,7 +498,7 @@ class ManifoldOptimizer(Optimizer):
     ) -> Update:
         """Prepare a step along a block of coordinates; `lr` has the sign of the step."""
         x, state = local(p), ParameterState(self.state, p)
-        step = state.get("step", 0)
+        step = self._steps(group, p)
         by_host = self._checked_by_host(group, p)
         read = derivatives() if by_host or own else None
         numbers, joined = None, together(block)
@@ -466,7 +535,7 @@ class ManifoldOptimizer(Optimizer):
             return read
 
         def count() -> None:
-            state["step"] = step + 1
+            self._count_step(p, step)
 
         def restore() -> None:
             self._restore(group, p, manifold, block, ranked=ranked)
@@ -535,7 +604,7 @@ class ManifoldOptimizer(Optimizer):
         x, state = local(p), ParameterState(self.state, p)
 
         def compute(_: Tensor | None, factor: float) -> Change:
-            direction, store, step = grad, None, state.get("step", 0)
+            direction, store, step = grad, None, self._steps(group, p)
             if scaling is not None:
                 direction, store = scaled(grad, scaling, state=state, step=step)
             rate = factor * lr
@@ -550,7 +619,7 @@ class ManifoldOptimizer(Optimizer):
             def keep() -> None:
                 if store is not None:
                     store(admitted)
-                    state["step"] = step + 1
+                    self._count_step(p, step)
 
             def slope() -> float:
                 return -abs(float(lr)) * inner(grad, direction)
@@ -563,10 +632,23 @@ class ManifoldOptimizer(Optimizer):
         """Whether the derivatives of a parameter are checked before anything is changed.
 
         Those of a sharded one always are: the processes have to agree. A line search waits for a device
-        anyway.
+        anyway. Of a capturable step the host knows nothing.
         """
+        if group["capturable"]:
+            return False
         waits = bool(group["strict"]) or group["line_search"] is not None
         return p.device.type == "cpu" or waits or is_sharded(p)
+
+    def _steps(self, group: dict[str, Any], p: Tensor) -> int | Tensor:
+        """Return how many steps a parameter has had: a tensor where they may be recorded."""
+        step = ParameterState(self.state, p).get("step", 0)
+        if group["capturable"] and not isinstance(step, Tensor):
+            return torch.full((), step, dtype=torch.int64, device=p.device)
+        return step if group["capturable"] else int(step)
+
+    def _count_step(self, p: Tensor, step: int | Tensor) -> None:
+        """Count a step; in place what is on the device."""
+        ParameterState(self.state, p)["step"] = step.add_(1) if isinstance(step, Tensor) else step + 1
 
     def _restore(
         self,
@@ -584,10 +666,19 @@ class ManifoldOptimizer(Optimizer):
         """
         if not isinstance(manifold, CoordinateManifold):
             return
+        made = moves(together(block), manifold.restore_period(local(p)), ranked=ranked)
+        if group["capturable"]:
+            ParameterState(self.state, p)["moves"] = made  # of a step; `restore` counts the steps
+        else:
+            self._count(group, p, manifold, made)
+
+    def _count(
+        self, group: dict[str, Any], p: Tensor, manifold: CoordinateManifold, made: int
+    ) -> None:
+        """Count moves, and put the point back where there were enough of them."""
         x, state = local(p), ParameterState(self.state, p)
-        period = manifold.restore_period(x)
-        state["moved"] = state.get("moved", 0) + moves(together(block), period, ranked=ranked)
-        if state["moved"] >= period:
+        state["moved"] = state.get("moved", 0) + made
+        if state["moved"] >= manifold.restore_period(x):
             if self._checked_by_host(group, p):
                 manifold.restore_(x)
             else:

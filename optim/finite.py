@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..manifolds.backend import readable, recorded
 from .times import Store
 
 __all__ = ["FiniteGuard", "largest", "longest", "raise_not_finite", "raise_overflow"]
@@ -95,7 +96,7 @@ class FiniteGuard:
     def publish(self) -> None:
         """Start copying the flags to the host; to be called at the end of a step."""
         for device, flag in self._flags.items():
-            if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+            if device.type != "cuda" or recorded(flag):
                 continue
             if device not in self._copies:
                 copy = torch.zeros((), dtype=torch.bool, pin_memory=True)
@@ -106,14 +107,18 @@ class FiniteGuard:
 
     def poll(self) -> None:
         """Raise if the host has already learned of a flag; never waits."""
-        for copy, event in self._copies.values():
-            if event.query() and bool(copy):
-                self.check()
+        known = [flag for flag in self._flags.values() if readable(flag)]
+        for device, (copy, event) in self._copies.items():
+            if not recorded(self._flags[device]) and event.query():
+                known.append(copy)
+        if any(map(bool, known)):
+            self.check()
 
     def check(self) -> None:
         """Wait for the devices, and raise if a flag is set; clears it."""
         raised = [device for device, flag in self._flags.items() if bool(flag)]
-        self._flags.clear()
+        for flag in self._flags.values():
+            flag.zero_()  # in place: recorded steps look at this one
         self._copies.clear()
         if raised:
             raise FloatingPointError(

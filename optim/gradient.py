@@ -29,7 +29,8 @@ class GradientView:
     x, egrad : Tensor
         The parameter and its Euclidean gradient.
     seed, step, number : int
-        Key of the randomness; `step` counts the updates of this parameter, from 0.
+        Key of the randomness; `step` counts the updates of this parameter, from 0. Where the step may be
+        recorded, to be repeated later, it is an int64 tensor of no dimensions.
     first : int
         Of a batch that is sharded over processes: its number in the first dimension at which this
         process's part begins. Every point gets the same random numbers, wherever it is.
@@ -59,7 +60,7 @@ class GradientView:
         egrad: Tensor,
         *,
         seed: int = 0,
-        step: int = 0,
+        step: int | Tensor = 0,
         number: int = 0,
         first: int = 0,
         average: Callable[[Tensor], Tensor] | None = None,
@@ -96,6 +97,17 @@ class GradientView:
             self._egrad = self._average(self._egrad)
             self._average = None
         return self._egrad
+
+    def check_read(self, selection: object) -> None:
+        """Raise a TypeError where a selection is about to let a number that it reads decide on sizes.
+
+        A step that may be recorded does the same calls whenever it is repeated.
+        """
+        if isinstance(self.step, Tensor):
+            raise TypeError(
+                f"{selection} reads numbers to know what it does next on {self.manifold.name}, which a step "
+                "with capturable=True cannot; use capturable=False, or another selection"
+            )
 
     @cached_property
     def random(self) -> Randomness:  # noqa: D102

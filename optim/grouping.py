@@ -146,6 +146,7 @@ class Matching:
                 raise NotImplementedError(
                     f"{self}: on {view.manifold.name} not every two axes have a coordinate; use Matching()"
                 )
+            view.check_read(self)
             rules: tuple[Rule, ...] = (Uniform(), Cyclic(), GaussSouthwell(self.dtype))
             rule = rules[_ORDERS.index(self.order)]
             return first_disjoint(view, rule.choose(view, view.num_coordinates), view.num_disjoint)

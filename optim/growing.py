@@ -34,7 +34,7 @@ class Growing:
     Raises
     ------
     ValueError, TypeError
-        If a setting is out of range.
+        If a setting is out of range; at the step, if that is capturable.
     """
 
     first: int = 1
@@ -55,6 +55,7 @@ class Growing:
 
     def select(self, view: GradientView) -> CoordinateBlock:
         """Choose the block."""
+        view.check_read(self)
         most = view.num_coordinates
         if self.disjoint:
             most = view.num_disjoint
@@ -84,6 +85,8 @@ class Capture:
     ------
     ValueError
         If `share` is out of range.
+    TypeError
+        At the step, if that is capturable.
     """
 
     share: float = 0.95
@@ -94,6 +97,7 @@ class Capture:
 
     def select(self, view: GradientView) -> CoordinateBlock:
         """Choose the block."""
+        view.check_read(self)
         scale = view.manifold.step_scale(view.x, All())
         energy = view.derivatives(All()).double().square() / scale
         energy = torch.where(scale > 0, energy, 0.0).nan_to_num(nan=torch.inf)

@@ -35,8 +35,8 @@ class Moments:
         Returns their axes, shape ``(*batch, k, a)``, numbered below `num_axes`; called if needed.
     num_axes : int
         Number of axes.
-    step : int
-        Number of steps that came before.
+    step : int or Tensor
+        Number of steps that came before; a tensor of no dimensions where the step may be recorded.
 
     Nothing is kept that is not asked for: the counts, too, begin with the first look at them.
     """
@@ -50,7 +50,7 @@ class Moments:
         index: Tensor | None = None,
         axes: Callable[[], Tensor] | None = None,
         num_axes: int = 0,
-        step: int = 0,
+        step: int | Tensor = 0,
     ) -> None:
         self._state = state
         self._like = derivatives
@@ -73,7 +73,7 @@ class Moments:
     def elapsed(self) -> Tensor:
         """Steps of the optimizer since each coordinate was selected last; int64, since 0 at first."""
         last = self.read("last_step", torch.int64)
-        self.write("last_step", torch.full_like(last, self._step))
+        self.write("last_step", torch.zeros_like(last) + self._step)
         return self._step - last
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:

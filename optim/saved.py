@@ -68,6 +68,8 @@ def _shape(p: Tensor, name: str) -> tuple[int, ...]:
     manifold = manifold_of(p)
     if name == "momentum_buffer":
         return p.shape
+    if name == "step":
+        return ()
     if not isinstance(manifold, CoordinateManifold):
         return (p.numel() * (2 if p.is_complex() else 1),)
     per_axis = name.startswith("axis_")

@@ -179,6 +179,7 @@ class Block:
             )
         if isinstance(self.rule, GaussSouthwell) and view.one_coordinate_a_pair:
             return heaviest_disjoint(view, k, self.rule.dtype)
+        view.check_read(self)
         return first_disjoint(view, self.rule.choose(view, total), k)
 
 

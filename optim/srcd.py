@@ -15,7 +15,6 @@ from .line_search import LineSearch
 from .parameters import manifold_of
 from .scaling import Scaling
 from .selection import Selection, Uniform
-from .shards import ParameterState
 from .update import Update
 
 if TYPE_CHECKING:
@@ -56,6 +55,10 @@ class SRCD(ManifoldOptimizer):
         alone: the same on every rank of a distributed run.
     strict : bool
         On an accelerator: check every derivative before the step, which waits for the device.
+    capturable : bool
+        Whether steps may be recorded, in a CUDA graph, to be repeated. The number of the step is then
+        on the device; what is not finite stops it as on an accelerator; and rounding is taken away by
+        :meth:`restore`, which is to be called after every step, or every few.
     process_group : ProcessGroup, optional
         The processes of a data-parallel run, where the gradients of manifold parameters are each process's
         own (:func:`givens.optim.distributed.leave_out_of_ddp`): a step averages what it reads
@@ -107,6 +110,7 @@ class SRCD(ManifoldOptimizer):
         maximize: bool = False,
         seed: int = 0,
         strict: bool = False,
+        capturable: bool = False,
         process_group: ProcessGroup | None = None,
     ) -> None:
         defaults = {
@@ -117,7 +121,9 @@ class SRCD(ManifoldOptimizer):
             "maximize": maximize,
             "seed": seed,
         }
-        super().__init__(params, defaults, strict=strict, process_group=process_group)
+        super().__init__(
+            params, defaults, strict=strict, capturable=capturable, process_group=process_group
+        )
 
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError or TypeError if the options of a group are out of range."""
@@ -152,7 +158,7 @@ class SRCD(ManifoldOptimizer):
             local(p),
             grad,
             seed=group["seed"],
-            step=ParameterState(self.state, p).get("step", 0),
+            step=self._steps(group, p),
             number=number,
             first=first_point(p)[0] if is_sharded(p) else 0,
             average=self._replicas.average if self._averages(p) and self._replicas else None,

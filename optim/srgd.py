@@ -57,6 +57,10 @@ class SRGD(ManifoldOptimizer):
         With ``"retr"`` and without momentum the steps are those of ``geoopt.optim.RiemannianSGD``.
     strict : bool
         On an accelerator: check every derivative before the step, which waits for the device.
+    capturable : bool
+        Whether steps may be recorded, in a CUDA graph, to be repeated. The number of the step is then
+        on the device; what is not finite stops it as on an accelerator; and rounding is taken away by
+        :meth:`restore`, which is to be called after every step, or every few.
     process_group : ProcessGroup, optional
         The processes of a data-parallel run, where the gradients of manifold parameters are each process's
         own (:func:`givens.optim.distributed.leave_out_of_ddp`): a step averages them, or with
@@ -91,6 +95,7 @@ class SRGD(ManifoldOptimizer):
         line_search: LineSearch | None = None,
         map: str = "expmap",
         strict: bool = False,
+        capturable: bool = False,
         process_group: ProcessGroup | None = None,
     ) -> None:
         defaults = {
@@ -104,7 +109,9 @@ class SRGD(ManifoldOptimizer):
             "line_search": line_search,
             "map": map,
         }
-        super().__init__(params, defaults, strict=strict, process_group=process_group)
+        super().__init__(
+            params, defaults, strict=strict, capturable=capturable, process_group=process_group
+        )
 
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError if the options of a group are out of range."""
@@ -183,7 +190,9 @@ class SRGD(ManifoldOptimizer):
                 x.copy_(new)
 
             def keep() -> None:
-                if buffer is not None:
+                if buffer is not None and kept is not None and group["capturable"]:
+                    kept.copy_(buffer)  # in place: a recorded step knows no other
+                elif buffer is not None:
                     state["momentum_buffer"] = buffer
 
             def restore() -> None:

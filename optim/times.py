@@ -30,7 +30,7 @@ def times(
     block: CoordinateBlock,
     numbers: Tensor | None,
     state: MutableMapping[str, Any],
-    step: int,
+    step: int | Tensor,
 ) -> tuple[Tensor, Store]:
     """Return t_i = lr · ⟨grad f, f_i⟩/s_i, or what a scaling makes of it.
 
@@ -51,7 +51,7 @@ def times(
         For `Groups` and a scaling: the manifold's ``group_coordinates``.
     state : dict
         Memory of the scaling; changed by `store` alone.
-    step : int
+    step : int or Tensor
         Number of steps that came before.
 
     Returns
@@ -104,7 +104,7 @@ def scaled(
     scaling: Scaling,
     *,
     state: MutableMapping[str, Any],
-    step: int,
+    step: int | Tensor,
 ) -> tuple[Tensor, Store]:
     """Return the direction of a parameter without a manifold, every entry a coordinate of its own.
 
