@@ -186,7 +186,7 @@ class CoordinateManifold(Manifold):
             raise NotImplementedError(
                 f"{type(self).__name__} must define frame_bounds or step_scale"
             )
-        return torch.full((), self.frame_bounds[1], dtype=x.dtype.to_real(), device=x.device)
+        return torch.full((), self.frame_bounds[1], dtype=x.real.dtype, device=x.device)
 
     def steepest(self, x: Tensor, egrad: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return the k coordinates along which f falls fastest: the largest ``|⟨grad f, f_i⟩|/√s_i``.

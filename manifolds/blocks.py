@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 __all__ = ["All", "CoordinateBlock", "Coordinates", "Groups", "once"]
@@ -67,6 +68,8 @@ def once(block: Coordinates | Groups, key: tuple[Hashable, ...], make: Callable[
     Made again when something has written to the numbers.
     """
     numbers = block.index if isinstance(block, Coordinates) else block.axes
+    if torch.compiler.is_compiling():  # a compiler finds out itself
+        return make()
     if numbers.is_inference():  # which does not count what is written to it
         return make()
     key = (*key, numbers._version)

@@ -46,10 +46,10 @@ def expm1(a: Tensor, *, skew: bool = True) -> Tensor:
     ----------
     a : Tensor
         Skew-symmetric or skew-Hermitian matrices, shape ``(..., r, r)``, real or complex. On an
-        accelerator the 2-norm of matrices with r <= 64, and of all where calls are recorded, is limited to about 2¹⁴·θ radians (θ = 0.6 in
-        float32 and complex64, 0.05 in float64 and complex128); there the function does not wait for
-        the device. Elsewhere it is limited to θ/ε, where no digit of an angle is left. A matrix of a
-        larger norm is scaled down.
+        accelerator the 2-norm of matrices with r <= 64, and of all where calls are recorded, is limited
+        to about 2¹⁴·θ radians (θ = 0.6 in float32 and complex64, 0.05 in float64 and complex128); there
+        the function does not wait for the device. Elsewhere it is limited to θ/ε, where no digit of an
+        angle is left. A matrix of a larger norm is scaled down.
     skew : bool
         False for a matrix that is skew in another basis only, whose exponential is left as it is.
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from .backend import kernels_for
 from .base import CoordinateManifold
 from .blocks import CoordinateBlock, Coordinates, Groups, once
-from .columns import CACHE, PANEL, column_index, panels, put_, take, take_groups
+from .columns import PANEL, column_index, panels, put_, take, take_groups
 from .exponential import expm1
 from .pairs import number_to_pair, pair_to_number
-from .rotations import rotate_columns_
+from .rotations import rotate_columns_, slopes
 from .rules import GradientRule
 
 __all__ = ["RotationCoordinates"]
@@ -97,10 +97,11 @@ class RotationCoordinates(CoordinateManifold):
         self.check_block(x, block)
         y, g = self.columns(x), self.columns(egrad)
         if isinstance(block, Coordinates):
-            return self._slopes(y, g, *self._pairs_of(x, block))
+            return slopes(y, g, *self._pairs_of(x, block)).mul_(self.radians)
         if isinstance(block, Groups) and block.axes.shape[-1] == 2:
             j, l = (a.expand(*y.shape[:-2], a.shape[-1]) for a in block.axes.unbind(-1))
-            return self.group_matrices(x, self._slopes(y, g, j, l).unsqueeze(-1), 2)
+            values = slopes(y, g, j, l).mul_(self.radians)
+            return self.group_matrices(x, values.unsqueeze(-1), 2)
         if isinstance(block, Groups):
             if (kernels := kernels_for(y, g, group=block.axes.shape[-1])) is not None:
                 axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
@@ -125,8 +126,8 @@ class RotationCoordinates(CoordinateManifold):
         """
         self._check_pair(x, egrad, "egrad")
         self._check_count(x, k)
-        index, slopes = _steepest(self.columns(x), self.columns(egrad), k)
-        return index, slopes.mul_(self.radians)
+        index, values = _steepest(self.columns(x), self.columns(egrad), k)
+        return index, values.mul_(self.radians)
 
     def candidates(self, x: Tensor, egrad: Tensor, k: int, dtype: torch.dtype) -> Tensor:
         """Return the k coordinates that :meth:`steepest` finds where its products are in another type.
@@ -236,20 +237,6 @@ class RotationCoordinates(CoordinateManifold):
             CoordinateManifold.step_scale,
         )
 
-    def _slopes(self, y: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:
-        """Derivatives along the rotations of pairs of columns, ``(*batch, k)``, panel by panel."""
-        kernels = kernels_for(y, g)
-        if kernels is not None:
-            return cast(Tensor, kernels.slopes(y, g, j, l)).mul_(self.radians)
-        if y.shape[-2] * j.numel() <= CACHE:
-            return _rise(y, g, j, l).mul_(self.radians)
-        slopes = y.new_zeros(j.shape)
-        for rows, pairs in panels(y, j.shape[-1]):
-            slopes[..., pairs] += _rise(
-                y[..., rows, :], g[..., rows, :], j[..., pairs], l[..., pairs]
-            )
-        return slopes.mul_(self.radians)
-
     def _follow_(self, x: Tensor, index: Tensor, t: Tensor) -> Tensor:
         """Move to Exp_x(Σ t_i f_i), in place; numbers that occur twice add up."""
         return x.copy_(self.expmap(x, self._along(x, index, t)))
@@ -316,12 +303,6 @@ def _largest(x: Tensor, k: int) -> Tensor:
     place = some.flatten(-2).topk(k, dim=-1).indices
     inside = torch.div(place, length, rounding_mode="floor")
     return row.gather(-1, inside) * length + place - inside * length
-
-
-def _rise(y: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:
-    """y_j·g_l − y_l·g_j of columns, shape ``(*batch, k)``."""
-    rise = (take(y, j) * take(g, l)).sum(-2)
-    return rise.sub_((take(y, l) * take(g, j)).sum(-2))
 
 
 def _pairs_are_disjoint(block: CoordinateBlock) -> bool:

@@ -1,16 +1,17 @@
-"""Plane rotations of disjoint pairs of columns: the arithmetic of a coordinate move."""
+"""Plane rotations of disjoint pairs of columns: the arithmetic of a derivative and of a move."""
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from .backend import kernels_for, readable
-from .columns import column_index, panels, put_, take
+from .columns import CACHE, column_index, panels, put_, take
 
-__all__ = ["entries", "reduced", "rotate_columns", "rotate_columns_"]
+__all__ = ["entries", "reduced", "rotate_columns", "rotate_columns_", "slopes"]
 
 # How far from a sine numbers next to it are tried, in units of its last place or half of it.
 _REACH = 4
@@ -45,6 +46,9 @@ def rotate_columns_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     Tensor
         `x`. Costs O(k·m) per matrix, and never waits for an accelerator.
     """
+    if _opaque(j):
+        _rotate_opaquely_(x, j, l, angle)
+        return x
     kernels = kernels_for(x)
     if kernels is not None:
         kernels.rotate_(x, j, l, angle)
@@ -62,6 +66,70 @@ def rotate_columns(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> Tensor:
     """Out-of-place :func:`rotate_columns_`, through which gradients flow."""
     first, second = _rotated(x, j, l, *reduced(angle, x.dtype, entries(x.detach(), j)))
     return x.scatter(-1, column_index(x, j), first).scatter_(-1, column_index(x, l), second)
+
+
+def slopes(x: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:
+    """x_j·g_l − x_l·g_j, by how much a function with the gradient g rises as pairs of columns turn.
+
+    Parameters
+    ----------
+    x, g : Tensor
+        Shape ``(..., m, d)``.
+    j, l : Tensor
+        int64 columns, shape ``(..., k)`` with the leading dimensions of `x`.
+
+    Returns
+    -------
+    Tensor
+        The shape of `j`. Costs 4·k·m flops, in panels of bounded memory.
+    """
+    if _opaque(j) and not torch.is_grad_enabled():
+        return _slopes_opaquely(x, g, j, l)
+    kernels = kernels_for(x, g)
+    if kernels is not None:
+        return cast(Tensor, kernels.slopes(x, g, j, l))
+    if x.shape[-2] * j.numel() <= CACHE:
+        return _slopes(x, g, j, l)
+    total = x.new_zeros(j.shape)
+    for rows, pairs in panels(x, j.shape[-1]):
+        total[..., pairs] += _slopes(x[..., rows, :], g[..., rows, :], j[..., pairs], l[..., pairs])
+    return total
+
+
+def _slopes(x: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:
+    rise = (take(x, j) * take(g, l)).sum(-2)
+    return rise.sub_((take(x, l) * take(g, j)).sum(-2))
+
+
+def _opaque(j: Tensor) -> bool:
+    """Whether a compiler is to leave the work on pairs of columns as it is.
+
+    What it makes of many gathered columns is slower than panels and kernels; of one pair it is faster.
+    """
+    return torch.compiler.is_compiling() and j.numel() > 1
+
+
+@torch.library.custom_op(
+    "givens::rotate_columns_",
+    mutates_args={"x"},
+    schema="(Tensor(a!) x, Tensor j, Tensor l, Tensor angle) -> ()",
+)
+def _rotate_opaquely_(x: Tensor, j: Tensor, l: Tensor, angle: Tensor) -> None:
+    rotate_columns_(x, j, l, angle)
+
+
+@torch.library.custom_op(
+    "givens::slopes",
+    mutates_args=(),
+    schema="(Tensor x, Tensor g, Tensor j, Tensor l) -> Tensor",
+)
+def _slopes_opaquely(x: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:
+    return slopes(x, g, j, l)
+
+
+@_slopes_opaquely.register_fake
+def _(x: Tensor, g: Tensor, j: Tensor, l: Tensor) -> Tensor:
+    return x.new_empty(j.shape)
 
 
 def _rotated(

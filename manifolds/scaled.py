@@ -194,4 +194,4 @@ class Scaled(Wrapped):
 
     def _times(self, value: Tensor, power: int) -> Tensor:
         """Return `value` times a power of s, taken in the precision of `value`."""
-        return value * self.scale.to(value.dtype.to_real()) ** power
+        return value * self.scale.to(value.real.dtype) ** power

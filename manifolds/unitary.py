@@ -491,7 +491,7 @@ def _turn_columns_(x: Tensor, turns: _Turns, t: Tensor) -> Tensor:
     column twice, with the same bits.
     """
     angle, entry = t.double() * turns.radians, entries(x.real, turns.j)
-    turn, sine, tangent = (part.unsqueeze(-2) for part in reduced(angle, x.dtype.to_real(), entry))
+    turn, sine, tangent = (part.unsqueeze(-2) for part in reduced(angle, x.real.dtype, entry))
     place_j, place_l = column_index(x, turns.j), column_index(x, turns.l)
     first, second = x.gather(-1, place_j), x.gather(-1, place_l)
     of_first, of_second = turns.partners(first, second)

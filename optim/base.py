@@ -69,11 +69,13 @@ class ManifoldOptimizer(Optimizer):
         process_group: ProcessGroup | None,
     ) -> None:
         self._guard = FiniteGuard()
+        # Not an option of groups: those torch.compile takes for capturable, without a word.
+        self._capturable = capturable
         self._warm = False
         self._replicas = None if process_group is None else Replicas(process_group)
         self._compared = False
         self._marks: dict[Tensor, tuple[object, ...]] = {}
-        super().__init__(params, {**defaults, "strict": strict, "capturable": capturable})
+        super().__init__(params, {**defaults, "strict": strict})
 
     def __getstate__(self) -> dict[str, Any]:
         if self._replicas is not None:
@@ -81,7 +83,7 @@ class ManifoldOptimizer(Optimizer):
                 f"this {type(self).__name__} belongs to a process group, so it cannot be copied or pickled; "
                 "build another one and load this one's state_dict()"
             )
-        return super().__getstate__()
+        return {**super().__getstate__(), "_capturable": self._capturable}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Called to load a state, too.
@@ -115,14 +117,14 @@ class ManifoldOptimizer(Optimizer):
                 f"line_search={search} in one group and {self.param_groups[0]['line_search']} in another: "
                 "all parameters share one search"
             )
-        if group["capturable"]:
+        if self._capturable:
             for name, what in (("strict", "waits for the device"), ("line_search", "reads losses")):
                 if group[name]:
                     raise ValueError(
                         f"capturable=True and {name}={group[name]}: a step that {what} cannot be recorded"
                     )
         lr = group["lr"]
-        if isinstance(lr, Tensor) and (group["capturable"] or lr.device.type != "cpu"):
+        if isinstance(lr, Tensor) and (self._capturable or lr.device.type != "cpu"):
             return
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"lr={float(lr)}: expected a finite learning rate, 0 or more")
@@ -130,7 +132,7 @@ class ManifoldOptimizer(Optimizer):
     def _check_parameter(self, group: dict[str, Any], p: Tensor) -> None:
         """Raise ValueError or TypeError if a parameter cannot be optimized with a group's options."""
         manifold = manifold_of(p)
-        if is_sharded(p) and group["capturable"]:
+        if is_sharded(p) and self._capturable:
             raise TypeError(
                 f"the sharded parameter of shape {tuple(p.shape)} cannot have capturable=True: the processes "
                 "agree on the host on what is finite"
@@ -205,6 +207,13 @@ class ManifoldOptimizer(Optimizer):
             `line_search` cannot take this step. Nothing has been changed.
         """
         self._check_capture()
+        if torch.compiler.is_compiling() and not self._capturable:
+            # It counts on the host: compiled it would be compiled anew at every step.
+            return torch.compiler.disable(self._step)(closure)
+        return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
+        """Do one step, whoever calls."""
         search = self.param_groups[0]["line_search"]
         if search is not None:
             self._check_searchable(search, closure)
@@ -267,7 +276,7 @@ class ManifoldOptimizer(Optimizer):
         self._guard.poll()
         for _, group, p in self._parameters():
             manifold, state = manifold_of(p), ParameterState(self.state, p)
-            if not group["capturable"] or "moves" not in state:
+            if not self._capturable or "moves" not in state:
                 continue
             assert isinstance(manifold, CoordinateManifold)
             self._count(group, p, manifold, steps * state["moves"])
@@ -278,7 +287,7 @@ class ManifoldOptimizer(Optimizer):
         p = self.param_groups[0]["params"][0]
         if not recorded(p) or torch.compiler.is_compiling():
             return
-        if not all(group["capturable"] for group in self.param_groups):
+        if not self._capturable:
             raise RuntimeError(
                 f"this {type(self).__name__} counts its steps on the host, where a graph does not; build it "
                 "with capturable=True"
@@ -303,7 +312,8 @@ class ManifoldOptimizer(Optimizer):
             change.keep()
             if moving:
                 change.restore()
-            self._marks[p] = mark(p)
+            if not torch.compiler.is_compiling():
+                self._marks[p] = mark(p)
 
     def _check_searchable(self, search: LineSearch, closure: Callable[[], Any] | None) -> None:
         """Raise before a line search, which needs a closure and one objective."""
@@ -371,6 +381,8 @@ class ManifoldOptimizer(Optimizer):
 
     def _check_written(self, number: int, group: dict[str, Any], p: Tensor) -> None:
         """Check a parameter again if something else has written to it since the last step."""
+        if torch.compiler.is_compiling():
+            return
         known, now = self._marks.get(p), mark(p)
         if now == known:
             return
@@ -498,7 +510,7 @@ class ManifoldOptimizer(Optimizer):
     ) -> Update:
         """Prepare a step along a block of coordinates; `lr` has the sign of the step."""
         x, state = local(p), ParameterState(self.state, p)
-        step = self._steps(group, p)
+        step = self._steps(p)
         by_host = self._checked_by_host(group, p)
         read = derivatives() if by_host or own else None
         numbers, joined = None, together(block)
@@ -526,7 +538,7 @@ class ManifoldOptimizer(Optimizer):
         guarded = self._guard.guard(rule, grouped=isinstance(joined, Groups))
         descent = guarded
         if not by_host and group["scaling"] is None:
-            limit, flag = longest(x.dtype.to_real()), self._guard.flag(x.device)
+            limit, flag = longest(x.dtype), self._guard.flag(x.device)
             descent = GradientRule(lr, limit, flag, guarded)
 
         def whole(read: Tensor) -> Tensor:
@@ -604,7 +616,7 @@ class ManifoldOptimizer(Optimizer):
         x, state = local(p), ParameterState(self.state, p)
 
         def compute(_: Tensor | None, factor: float) -> Change:
-            direction, store, step = grad, None, self._steps(group, p)
+            direction, store, step = grad, None, self._steps(p)
             if scaling is not None:
                 direction, store = scaled(grad, scaling, state=state, step=step)
             rate = factor * lr
@@ -634,21 +646,23 @@ class ManifoldOptimizer(Optimizer):
         Those of a sharded one always are: the processes have to agree. A line search waits for a device
         anyway. Of a capturable step the host knows nothing.
         """
-        if group["capturable"]:
+        if self._capturable:
             return False
         waits = bool(group["strict"]) or group["line_search"] is not None
         return p.device.type == "cpu" or waits or is_sharded(p)
 
-    def _steps(self, group: dict[str, Any], p: Tensor) -> int | Tensor:
+    def _steps(self, p: Tensor) -> int | Tensor:
         """Return how many steps a parameter has had: a tensor where they may be recorded."""
         step = ParameterState(self.state, p).get("step", 0)
-        if group["capturable"] and not isinstance(step, Tensor):
+        if self._capturable and not isinstance(step, Tensor):
             return torch.full((), step, dtype=torch.int64, device=p.device)
-        return step if group["capturable"] else int(step)
+        return step if self._capturable else int(step)
 
     def _count_step(self, p: Tensor, step: int | Tensor) -> None:
         """Count a step; in place what is on the device."""
-        ParameterState(self.state, p)["step"] = step.add_(1) if isinstance(step, Tensor) else step + 1
+        ParameterState(self.state, p)["step"] = (
+            step.add_(1) if isinstance(step, Tensor) else step + 1
+        )
 
     def _restore(
         self,
@@ -667,7 +681,7 @@ class ManifoldOptimizer(Optimizer):
         if not isinstance(manifold, CoordinateManifold):
             return
         made = moves(together(block), manifold.restore_period(local(p)), ranked=ranked)
-        if group["capturable"]:
+        if self._capturable:
             ParameterState(self.state, p)["moves"] = made  # of a step; `restore` counts the steps
         else:
             self._count(group, p, manifold, made)

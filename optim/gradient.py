@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -72,6 +71,7 @@ class GradientView:
         self._average = average
         self._key = (seed, step, number)
         self._first = first
+        self._random: Randomness | None = None
         self._ranked: tuple[Tensor, Tensor] | None = None
         self._all_read = False
 
@@ -109,9 +109,13 @@ class GradientView:
                 "with capturable=True cannot; use capturable=False, or another selection"
             )
 
-    @cached_property
+    @property
     def random(self) -> Randomness:  # noqa: D102
-        return Randomness(*self._key, device=self.x.device, batch=self.batch, first=self._first)
+        if self._random is None:
+            self._random = Randomness(
+                *self._key, device=self.x.device, batch=self.batch, first=self._first
+            )
+        return self._random
 
     @property
     def one_coordinate_a_pair(self) -> bool:

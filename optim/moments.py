@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,22 +58,27 @@ class Moments:
         self._axes = axes
         self._num_axes = num_axes
         self._step = step
+        self._visits: Tensor | None = None
+        self._elapsed: Tensor | None = None
         self._written: dict[str, Tensor] = {}
         self._written_of_axes: dict[str, Tensor] = {}
 
-    @cached_property
+    @property
     def visits(self) -> Tensor:
         """How often each coordinate has been selected, this time included; int32."""
-        visits = self.read("visits", torch.int32) + 1
-        self.write("visits", visits)
-        return visits
+        if self._visits is None:
+            self._visits = self.read("visits", torch.int32) + 1
+            self.write("visits", self._visits)
+        return self._visits
 
-    @cached_property
+    @property
     def elapsed(self) -> Tensor:
         """Steps of the optimizer since each coordinate was selected last; int64, since 0 at first."""
-        last = self.read("last_step", torch.int64)
-        self.write("last_step", torch.zeros_like(last) + self._step)
-        return self._step - last
+        if self._elapsed is None:
+            last = self.read("last_step", torch.int64)
+            self.write("last_step", torch.zeros_like(last) + self._step)
+            self._elapsed = self._step - last
+        return self._elapsed
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """Return what is kept under a name for the coordinates of the step; 0 at first."""

@@ -158,7 +158,7 @@ class SRCD(ManifoldOptimizer):
             local(p),
             grad,
             seed=group["seed"],
-            step=self._steps(group, p),
+            step=self._steps(p),
             number=number,
             first=first_point(p)[0] if is_sharded(p) else 0,
             average=self._replicas.average if self._averages(p) and self._replicas else None,

@@ -190,7 +190,7 @@ class SRGD(ManifoldOptimizer):
                 x.copy_(new)
 
             def keep() -> None:
-                if buffer is not None and kept is not None and group["capturable"]:
+                if buffer is not None and kept is not None and self._capturable:
                     kept.copy_(buffer)  # in place: a recorded step knows no other
                 elif buffer is not None:
                     state["momentum_buffer"] = buffer

@@ -12,7 +12,7 @@ from recording import Recording
 from rules import METHODS, SCALINGS, build
 from test_every_manifold import SPACES, start, takes
 
-from givens.manifolds import OrthogonalGroup, backend
+from givens.manifolds import Groups, OrthogonalGroup, constrain
 from givens.optim import SRCD, SRGD, Adam, Armijo, Grouping, Matching, Uniform
 from givens.optim.random import Randomness
 
@@ -269,9 +269,8 @@ def test_a_state_can_be_taken_on_and_taken_back(w, first):
     for n, gradient in zip(range(8), gradients(w), strict=False):
         if n == 4:
             saved = optimizer.state_dict()
-            optimizer = SRCD([w], 0.1, Uniform(), Adam(clock="steps"))
+            optimizer = SRCD([w], 0.1, Uniform(), Adam(clock="steps"), capturable=not first)
             optimizer.load_state_dict(saved)
-            optimizer.param_groups[0]["capturable"] = not first
         w.grad, reference.grad = gradient, gradient
         optimizer.step()
         plain.step()
@@ -298,3 +297,97 @@ def test_what_cannot_be_recorded_is_refused(w, monkeypatch):
         with pytest.raises(RuntimeError, match="capturable=True"):
             plain.step()
     assert torch.equal(before, w)
+
+
+COMPILED = {
+    "uniform": "adam by steps",
+    "random matching": "none",
+    "random groups": "adam",
+    "gauss-southwell": "axis-rmsprop",
+    "block": "rmsprop",
+    "srgd": "none",
+}
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("method", COMPILED)
+def test_a_compiled_step_is_a_step(method, batch):
+    torch.compiler.reset()
+    manifold = OrthogonalGroup()
+    w = ManifoldParameter(manifold.random(*batch, 5, 5), manifold=manifold)
+    b = torch.nn.Parameter(torch.ones(3))
+    plain = copy.deepcopy([w, b])
+    optimizer = build([w, b], 0.01, method, COMPILED[method], capturable=True)
+    ordinary = build(plain, 0.01, method, COMPILED[method])
+    step = torch.compile(optimizer.step, backend="aot_eager", fullgraph=True)
+    for n, (of_w, of_b) in enumerate(zip(gradients(w), gradients(b), strict=True)):
+        if n == 6:
+            break
+        for params in ([w, b], plain):
+            params[0].grad, params[1].grad = of_w, of_b
+        optimizer.step() if n == 0 else step()
+        optimizer.restore()
+        ordinary.step()
+    assert (w - plain[0]).abs().max() < 1e-5
+    assert torch.equal(b, plain[1])
+    assert not torch.equal(b, torch.ones(3))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch reads it itself
+@pytest.mark.parametrize("capturable", [True, False])
+def test_a_compiled_training_step(capturable):
+    torch.compiler.reset()
+    models, optimizers = [], []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+        constrain(model[0], "weight", OrthogonalGroup())
+        models.append(model)
+        optimizers.append(
+            SRCD(model.parameters(), 0.05, Grouping(3), Adam(), capturable=capturable)
+        )
+
+    def train(model, optimizer, x):
+        optimizer.zero_grad()
+        loss = (model(x) - x.sum(-1, keepdim=True)).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    compiled = torch.compile(train, backend="aot_eager")
+    losses = []
+    for _ in range(20):
+        x = torch.randn(32, 4)
+        losses.append(train(models[0], optimizers[0], x))
+        assert abs(losses[-1] - compiled(models[1], optimizers[1], x)) < 1e-4
+        optimizers[1].restore()
+    assert losses[-1] < losses[0] / 2
+    # A step that counts on the host is made as it is.
+    number = optimizers[1].state[models[1][0].weight]["step"]
+    assert isinstance(number, torch.Tensor) is capturable
+
+
+def test_pairs_are_left_alone_by_a_compiler():
+    torch.compiler.reset()
+    manifold = OrthogonalGroup()
+    x, g = manifold.random(6, 6), torch.randn(6, 6)
+    block = Groups(torch.tensor([[0, 3], [1, 5]]))
+    t = torch.zeros(2, 2, 2)
+    t[:, 0, 1], t[:, 1, 0] = 0.3, -0.3
+
+    @torch.no_grad()
+    def both(x, g, t):
+        return manifold.derivatives(x, g, block), manifold.move_(x.clone(), block, t)
+
+    calls = []
+
+    def backend(graph, _):
+        calls.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    compiled = torch.compile(both, backend=backend, fullgraph=True)(x, g, t)
+    for found, expected in zip(compiled, both(x, g, t), strict=True):
+        assert torch.equal(found, expected)
+    assert {"givens.slopes", "givens.rotate_columns_"} <= {
+        c.removesuffix(".default") for c in calls
+    }
