@@ -23,6 +23,7 @@ from triton.compiler import ASTSource
 
 from givens.manifolds import kernels as steps
 from givens.rnn import kernels as recurrence
+from givens.rnn import tiled_kernels as tiles
 
 TARGET = GPUTarget("cuda", 90, 32)
 ASSEMBLER = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas-blackwell"
@@ -39,6 +40,9 @@ POINTERS = [
     "output",
     "grad_z",
     "bias_rows",
+    "h",
+    "dz",
+    "later",
 ]
 TYPES = {"j": "*i64", "l": "*i64", "stopped": "*i1", "rate": "fp32", "limit": "fp32"}
 
@@ -101,6 +105,14 @@ def main() -> None:
         backward = compiled(recurrence._backward_kernel, warps, PHI=0, BIAS=True, gd=1, **sizes)
         rows.append(["recurrence, forward", str(d), str(32 * warps), *forward])
         rows.append(["recurrence, backward", str(d), str(32 * warps), *backward])
+    sizes = tiles._options()
+    warps = sizes.pop("num_warps")
+    near = {"PHI": 0, "bd": 1, "hd": 1, "wc": 1}
+    forward = compiled(tiles._forward_kernel, warps, **near, **sizes)
+    near = {"PHI": 0, "BIAS": True, "gd": 1, "wc": 1}
+    backward = compiled(tiles._backward_kernel, warps, **near, **sizes)
+    rows.append(["step of a recurrence, forward", "any", str(32 * warps), *forward])
+    rows.append(["step of a recurrence, backward", "any", str(32 * warps), *backward])
     show_table(
         f"compute capability 9.0, Triton {triton.__version__}",
         ["kernel", "d", "threads", "registers", "bytes spilled"],

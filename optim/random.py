@@ -7,6 +7,7 @@ nothing of torch's global random state is touched.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,13 +103,11 @@ class Randomness:
         if isinstance(self._key, int) and isinstance(by, int):
             self._key = _mix((self._key + by + _GOLDEN) & _MASK)
         else:
-            key, by = (_signed(z & _MASK) if isinstance(z, int) else z for z in (self._key, by))
-            self._key = _mix_tensor(key + by + _signed(_GOLDEN))
+            self._key = _mix_tensor(_as_int64(by) + _as_int64(self._key) + _signed(_GOLDEN))
 
     def _bits(self, numbers: Tensor) -> Tensor:
         """64 random bits for each number, as int64."""
-        key = _signed(self._key) if isinstance(self._key, int) else self._key
-        return _mix_tensor((numbers + key) * _signed(_GOLDEN))
+        return _mix_tensor((numbers + _as_int64(self._key)) * _signed(_GOLDEN))
 
 
 def _mix(z: int) -> int:
@@ -127,6 +126,11 @@ def _mix_tensor(z: Tensor) -> Tensor:
 def _shift(z: Tensor, by: int) -> Tensor:
     """Logical right shift: int64 shifts copy the sign."""
     return (z >> by) & (2 ** (64 - by) - 1)
+
+
+def _as_int64(z: int | Tensor) -> Any:
+    """A number as int64 has it, whatever is added to it later."""
+    return _signed(z & _MASK) if isinstance(z, int) else z
 
 
 def _signed(z: int) -> int:

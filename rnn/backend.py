@@ -19,8 +19,9 @@ _logger = logging.getLogger(__name__)
 def kernels_for(input: Tensor) -> ModuleType | None:
     """Return the module of kernels, if it takes a sequence of shape (T, B, d), else None.
 
-    It takes float32 on a GPU, d up to 256, and no call that torch compiles. Why another sequence on a GPU
-    goes to the loop is logged once, at level INFO.
+    It takes float32 on a GPU, and no call that torch compiles: with few units the whole sequence in one
+    launch, with more a launch for each step. Why another sequence on a GPU goes to the loop is logged
+    once, at level INFO.
     """
     if not backend.on_gpu(input) or torch.compiler.is_compiling():
         return None
@@ -30,7 +31,7 @@ def kernels_for(input: Tensor) -> ModuleType | None:
     if input.dtype != torch.float32:
         return _refuse(f"the kernels work in float32, not in {input.dtype}")
     if input.shape[-1] > kernels.LARGEST:
-        return _refuse(f"{input.shape[-1]} hidden units are more than {kernels.LARGEST}")
+        return backend.load("givens.rnn.tiled_kernels")
     return kernels
 
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["LARGEST", "backward", "forward_"]
+__all__ = ["CODES", "LARGEST", "backward", "forward_", "phi", "through_phi"]
 
 #: Largest state whose W one core (65,536 registers) holds, the last quarter of it in its cache.
 LARGEST = 256
@@ -24,7 +24,7 @@ LARGEST = 256
 _TILE = 64
 
 _MODRELU, _RELU, _TANH, _IDENTITY = (tl.constexpr(i) for i in range(4))
-_CODES = {"modrelu": 0, "relu": 1, "tanh": 2, "identity": 3}
+CODES = {"modrelu": 0, "relu": 1, "tanh": 2, "identity": 3}
 
 
 def forward_(z: Tensor, weight: Tensor, hx: Tensor, bias: Tensor | None, nonlinearity: str) -> None:
@@ -49,7 +49,7 @@ def forward_(z: Tensor, weight: Tensor, hx: Tensor, bias: Tensor | None, nonline
         _forward_kernel[(batch,)](
             *(z, matrix, hx, hx if bias is None else bias, steps, d, batch * d),
             *(*hx.stride(), 0 if bias is None else bias.stride(0)),
-            PHI=_CODES[nonlinearity],
+            PHI=CODES[nonlinearity],
             **_sizes(d),
         )
 
@@ -85,7 +85,7 @@ def backward(
         _backward_kernel[(batch,)](
             *(grad_output[-1], matrix, output[-1], grad_z[-1], output if rows is None else rows),
             *(steps, d, batch * d, *grad_output.stride()),
-            PHI=_CODES[nonlinearity],
+            PHI=CODES[nonlinearity],
             BIAS=bias,
             **_sizes(d),
         )
@@ -156,6 +156,37 @@ def _tanh(z):
 
 
 @triton.jit
+def phi(z, b, PHI: tl.constexpr):
+    """The nonlinearity, with modReLU's bias."""
+    if PHI == _MODRELU:
+        size = tl.maximum(tl.abs(z) + b, 0.0)
+        h = tl.where(z > 0, size, tl.where(z < 0, -size, 0.0 * z))
+    elif PHI == _RELU:
+        h = tl.where(z > 0, z, 0.0 * z)
+    elif PHI == _TANH:
+        h = _tanh(z)
+    else:
+        h = z
+    return h
+
+
+@triton.jit
+def through_phi(gradient, h, PHI: tl.constexpr):
+    """Derivatives by z, and by modReLU's bias, from those by a state h = φ(z)."""
+    dz = gradient
+    by_bias = gradient
+    if PHI == _MODRELU:
+        # The sign of a state tells whether its unit is active, and which way it points.
+        by_bias = tl.where(h > 0, gradient, tl.where(h < 0, -gradient, 0.0 * gradient))
+        dz = tl.where(h < 0, -by_bias, by_bias)
+    elif PHI == _RELU:
+        dz = tl.where(h > 0, gradient, 0.0 * gradient)
+    elif PHI == _TANH:
+        dz = gradient - gradient * h * h
+    return dz, by_bias
+
+
+@triton.jit
 def _forward_kernel(
     z, weight, hx, bias, steps, d, stride, hb, hd, bd,
     PHI: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,
@@ -174,15 +205,7 @@ def _forward_kernel(
         # The next step's input is on its way while this one computes.
         later = tl.load(place + stride, unit < tl.where(t + 1 < steps, d, 0), 0.0)
         u += _times(h, w0, w1, w2, weight, d, UNITS, TILES)
-        if PHI == _MODRELU:
-            size = tl.maximum(tl.abs(u) + b, 0.0)
-            h = tl.where(u > 0, size, tl.where(u < 0, -size, 0.0 * u))
-        elif PHI == _RELU:
-            h = tl.where(u > 0, u, 0.0 * u)
-        elif PHI == _TANH:
-            h = _tanh(u)
-        else:
-            h = u
+        h = phi(u, b, PHI)
         tl.store(place, h, inside)
         u = later
         place += stride
@@ -211,15 +234,8 @@ def _backward_kernel(
         earlier = tl.load(g_place, more, 0.0)
         h_earlier = tl.load(output + place - stride, more, 0.0)
         dz = gradient + _times(dz, w0, w1, w2, weight, d, UNITS, TILES)
-        if PHI == _MODRELU:
-            # The sign of a state tells whether its unit is active, and which way it points.
-            dz = tl.where(h > 0, dz, tl.where(h < 0, -dz, 0.0 * dz))
-            total += dz
-            dz = tl.where(h < 0, -dz, dz)
-        elif PHI == _RELU:
-            dz = tl.where(h > 0, dz, 0.0 * dz)
-        elif PHI == _TANH:
-            dz -= dz * h * h
+        dz, by_bias = through_phi(dz, h, PHI)
+        total += by_bias
         tl.store(grad_z + place, dz, inside)
         gradient = earlier
         h = h_earlier

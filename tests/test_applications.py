@@ -263,9 +263,8 @@ def test_attention_sees_distances_and_not_places(low_bit):
 @pytest.mark.parametrize("readers", ["stream", "feed-forward"])
 def test_a_rotation_changes_nothing_until_it_is_rounded(readers, low_bit, monkeypatch):
     smollm = load("smollm")
-    which = low_bit.READERS[readers]
-    places = low_bit.Places(language_model(smollm), token_sequences(12, 9), which)
-    assert len(places.measured) == 2 * len(which)
+    places = low_bit.Places(language_model(smollm), token_sequences(12, 9), readers)
+    assert len(places.measured) == 2 * len(low_bit.READERS[readers])
     r = rotation(places.d, 0).float()
     exact = places.perplexity(None)
     assert places.error(r) > 1e-4
@@ -275,9 +274,22 @@ def test_a_rotation_changes_nothing_until_it_is_rounded(readers, low_bit, monkey
     assert places.perplexity(r) == pytest.approx(exact, rel=1e-4)
 
 
+def test_what_parts_read_side_by_side_gives_the_sum_of_what_they_write(low_bit, monkeypatch):
+    monkeypatch.setattr(low_bit, "WIDE", 13)
+    model = language_model(load("smollm"))
+    apart = low_bit.Places(model, token_sequences(12, 9), "feed-forward")
+    beside = low_bit.Places(model, token_sequences(12, 9), "wide")
+    assert (beside.d, beside.measured) == (13, ["0.down"])
+    found = beside.held_out["0.down"] @ beside.weights["0.down"].mT
+    first, second = (apart.held_out[name] for name in ("0.down", "1.down"))
+    expected = first @ model.weights["0.down"].mT
+    expected += second[:, :5] @ model.weights["1.down"][:, :5].mT
+    torch.testing.assert_close(found, expected)
+    assert len(beside.activations) == len(apart.activations) / 2
+
+
 def test_gradients_are_those_of_activations_and_rows_alike(low_bit):
-    which = low_bit.READERS["stream"]
-    places = low_bit.Places(language_model(load("smollm")), token_sequences(12, 9), which)
+    places = low_bit.Places(language_model(load("smollm")), token_sequences(12, 9), "stream")
     r = rotation(12, 0).float()
     found = sum(places.gradient(seed)(r) for seed in range(40)) / 40
     r.requires_grad_()

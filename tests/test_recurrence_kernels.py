@@ -1,6 +1,7 @@
-"""The recurrence in one launch is the recurrence: on a GPU, or in Triton's interpreter."""
+"""The recurrence in one launch, or in one a step, is the recurrence: on a GPU, or in Triton's interpreter."""
 
 import logging
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from givens.manifolds import backend
 from givens.rnn import OrthogonalRNN
 from givens.rnn.recurrence import NONLINEARITIES, recurrence, recurrence_reference
 
-kernels = pytest.importorskip("givens.rnn.kernels")
+whole = pytest.importorskip("givens.rnn.kernels")
+tiled = pytest.importorskip("givens.rnn.tiled_kernels")
+both = pytest.mark.parametrize("kernels", [whole, tiled], ids=["whole", "tiled"])
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GIVEN = (st.integers(1, 6), st.integers(1, 4), st.integers(1, 9), noises, st.integers(0, 2))
@@ -36,7 +39,7 @@ def used(monkeypatch):
     calls = {"forward_": 0, "backward": 0}
 
     def counted(name):
-        kernel = getattr(kernels, name)
+        kernel = getattr(whole, name)
 
         def call(*args, **kwargs):
             calls[name] += 1
@@ -45,7 +48,7 @@ def used(monkeypatch):
         return call
 
     for name in calls:
-        monkeypatch.setattr(kernels, name, counted(name))
+        monkeypatch.setattr(whole, name, counted(name))
     monkeypatch.setattr(backend, "on_gpu", lambda _: True)
     return calls
 
@@ -65,7 +68,13 @@ def wide(tensors: list[Tensor | None]) -> list[Tensor | None]:
     return [None if x is None else x.double().requires_grad_() for x in tensors]
 
 
-def compare(tensors: list[Tensor | None], gradient: Tensor, phi: str, layout: int = 0) -> None:
+def compare(
+    kernels: ModuleType,
+    tensors: list[Tensor | None],
+    gradient: Tensor,
+    phi: str,
+    layout: int = 0,
+) -> None:
     """States and derivatives beside those of the reference in float64; derivatives given its states."""
     u, weight, hx, bias = tensors
     z = u.clone()
@@ -90,11 +99,12 @@ def compare(tensors: list[Tensor | None], gradient: Tensor, phi: str, layout: in
         assert error(rows.sum(0), expected[3]) <= 4 * scale * len(u)
 
 
+@both
 @phis
 @given(*GIVEN)
-def test_small_sizes(phi, steps, batch, d, noise: Noise, layout):
+def test_small_sizes(kernels, phi, steps, batch, d, noise: Noise, layout):
     tensors = problem(noise, steps, batch, d, phi)
-    compare(tensors, noise.like(tensors[0]).to(DEVICE), phi, layout)
+    compare(kernels, tensors, noise.like(tensors[0]).to(DEVICE), phi, layout)
 
 
 @phis
@@ -102,7 +112,17 @@ def test_small_sizes(phi, steps, batch, d, noise: Noise, layout):
 def test_sizes_at_which_the_layout_changes(phi, d):
     noise = Noise(d)
     tensors = problem(noise, 3, 2, d, phi)
-    compare(tensors, noise.like(tensors[0]).to(DEVICE), phi)
+    compare(whole, tensors, noise.like(tensors[0]).to(DEVICE), phi)
+
+
+@phis
+@pytest.mark.parametrize(
+    ("batch", "d"), [(1, 31), (31, 32), (32, 33), (33, 64), (5, 65), (64, 130), (2, 300)]
+)
+def test_sizes_at_which_the_tiles_change(phi, batch, d):
+    noise = Noise(d)
+    tensors = problem(noise, 2, batch, d, phi)
+    compare(tiled, tensors, noise.like(tensors[0]).to(DEVICE), phi)
 
 
 @phis
@@ -131,8 +151,9 @@ def test_a_long_sequence_is_as_near_to_float64_as_the_loop_is(phi, used):
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@both
 @phis
-def test_what_is_not_finite_stays_so(phi, value):
+def test_what_is_not_finite_stays_so(kernels, phi, value):
     """It is not hidden behind a mask; other rows of the batch do not notice."""
     noise = Noise(2)
     tensors = problem(noise, 4, 3, 5, phi)
@@ -148,7 +169,8 @@ def test_what_is_not_finite_stays_so(phi, value):
     assert torch.equal(z[0][:, ::2], z[1][:, ::2])
 
 
-def test_zeros_of_both_signs_are_inactive():
+@both
+def test_zeros_of_both_signs_are_inactive(kernels):
     """A unit at exactly 0 has no direction: modReLU gives 0, whatever its bias, and no derivative."""
     zero = torch.zeros(2, 1, 4, device=DEVICE)
     zero[:, :, ::2] = -0.0
@@ -161,8 +183,9 @@ def test_zeros_of_both_signs_are_inactive():
     assert torch.equal(rows, torch.zeros_like(rows))
 
 
+@both
 @phis
-def test_nothing_is_computed_of_an_empty_batch(phi):
+def test_nothing_is_computed_of_an_empty_batch(kernels, phi):
     tensors = problem(Noise(0), 3, 0, 4, phi)
     kernels.forward_(*tensors, phi)
     grad, rows = kernels.backward(tensors[0], tensors[1], tensors[0], phi, bias=phi == "modrelu")
@@ -191,13 +214,30 @@ def test_the_layer_goes_there_and_trains_alike(used, monkeypatch):
     assert used == {"forward_": 2, "backward": 2}
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype", "reason"),
-    [
-        ((2, 1, 5), torch.float64, "float64"),
-        ((2, 1, 257), torch.float32, "257 hidden units are more than 256"),
-    ],
-)
+@phis
+def test_many_units_take_a_launch_for_each_step(phi, used, monkeypatch):
+    steps = []
+    kernel = tiled._forward_kernel
+    monkeypatch.setattr(
+        tiled, "_forward_kernel", {tiled._tiles(2, 257): lambda *a, **k: steps.append(1)}
+    )
+    tensors = problem(Noise(3), 4, 2, 257, phi)
+    recurrence(*tensors, phi)
+    assert len(steps) == 4
+    monkeypatch.setattr(tiled, "_forward_kernel", kernel)
+    states = recurrence(*tensors, phi)
+    exact = recurrence_reference(*(None if x is None else x.double() for x in tensors), phi)
+    assert error(states, exact) <= 4e-6 * max(1.0, float(exact.abs().max()))
+    assert used == {"forward_": 0, "backward": 0}
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_products_are_rounded_only_where_torch_allows_it(precision, monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    assert tiled._options()["PRECISION"] == ("ieee" if precision == "highest" else "tf32")
+
+
+@pytest.mark.parametrize(("shape", "dtype", "reason"), [((2, 1, 5), torch.float64, "float64")])
 def test_what_the_kernels_do_not_take_goes_to_the_loop_and_says_so_once(
     shape, dtype, reason, used, caplog
 ):
