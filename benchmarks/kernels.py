@@ -1,6 +1,7 @@
 """Times on a GPU: of one optimizer step, beside what memory allows, and of the recurrence of an RNN.
 
 The limit of a step is the bytes that it has to move over the bandwidth of a copy, measured in the same run.
+A step is timed as it is called, as a CUDA graph that is replayed, and as torch.compile makes it.
 The recurrence runs forward and backward (input product, states, loss, all gradients) as one launch each,
 as a loop of calls, and, with ReLU, as cuDNN's RNN, which has no orthogonal weight. Before it is timed,
 everything is compared with float64 on fresh numbers.
@@ -24,21 +25,22 @@ from givens.optim import SRCD, SRGD, Adam, GaussSouthwell, Grouping, Matching, U
 from givens.rnn import OrthogonalRNN
 
 # Name: optimizer of a parameter, and the d×d matrices that a step has to read or write.
-METHODS: dict[str, tuple[Callable[[Tensor, float], torch.optim.Optimizer], float]] = {
-    "uniform": (lambda p, lr: SRCD([p], lr, Uniform()), 0),
-    "matching": (lambda p, lr: SRCD([p], lr, Matching()), 3),
-    "matching, Adam": (lambda p, lr: SRCD([p], lr, Matching(), Adam()), 4),
-    "groups of 8": (lambda p, lr: SRCD([p], lr, Grouping(8)), 3),
-    "groups of 16": (lambda p, lr: SRCD([p], lr, Grouping(16)), 3),
-    "groups of 32": (lambda p, lr: SRCD([p], lr, Grouping(32)), 3),
-    "groups of 64": (lambda p, lr: SRCD([p], lr, Grouping(64)), 3),
-    "Gauss-Southwell": (lambda p, lr: SRCD([p], lr, GaussSouthwell()), 0),
-    "SRGD": (lambda p, lr: SRGD([p], lr), 0),
+METHODS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
+    "uniform": (lambda p, lr, **how: SRCD([p], lr, Uniform(), **how), 0),
+    "matching": (lambda p, lr, **how: SRCD([p], lr, Matching(), **how), 3),
+    "matching, Adam": (lambda p, lr, **how: SRCD([p], lr, Matching(), Adam(), **how), 4),
+    "groups of 8": (lambda p, lr, **how: SRCD([p], lr, Grouping(8), **how), 3),
+    "groups of 16": (lambda p, lr, **how: SRCD([p], lr, Grouping(16), **how), 3),
+    "groups of 32": (lambda p, lr, **how: SRCD([p], lr, Grouping(32), **how), 3),
+    "groups of 64": (lambda p, lr, **how: SRCD([p], lr, Grouping(64), **how), 3),
+    "Gauss-Southwell": (lambda p, lr, **how: SRCD([p], lr, GaussSouthwell(), **how), 0),
+    "SRGD": (lambda p, lr, **how: SRGD([p], lr, **how), 0),
     "Adam, unconstrained": (
-        lambda p, lr: torch.optim.Adam([p], lr, fused=p.device.type == "cuda"),
+        lambda p, lr, **how: torch.optim.Adam([p], lr, fused=p.device.type == "cuda", **how),
         7,
     ),
 }
+COMPILED = ("uniform", "matching")  # what takes some seconds each
 LAYOUTS = {"column-major": lambda m: m.mT.contiguous().mT, "row-major": torch.clone}
 
 
@@ -80,7 +82,10 @@ def point(d: int, device: torch.device, layout: str, dtype: torch.dtype) -> Mani
 )
 @click.option("--repeats", default=30, show_default=True, help="Steps that are timed.")
 @click.option(
-    "--hidden", default="64,128,190,224,256", show_default=True, help="Hidden sizes of the RNN."
+    "--hidden",
+    default="64,128,190,224,256,1000",
+    show_default=True,
+    help="Hidden sizes of the RNN.",
 )
 @click.option("--length", default=1000, show_default=True, help="Steps of its sequences.")
 @output_option
@@ -104,11 +109,13 @@ def main(  # noqa: D103
                 rows.append(measure(name, build, matrices, d, place, layout, repeats, copy))
     show_table(
         "Steps in float32",
-        ["method", "layout", "d", "ms", "limit, ms", "limit/time", "error"],
+        ["method", "layout", "d", *WAYS, "limit, ms", "limit/best", "error"],
         [
             [
-                *(r["method"], r["layout"], str(r["d"]), f"{r['ms']:.4f}", f"{r['limit']:.4f}"),
-                f"{r['limit'] / r['ms']:.0%}" if r["limit"] else "",
+                *(r["method"], r["layout"], str(r["d"])),
+                *(f"{r[way]:.4f}" if way in r else "" for way in WAYS),
+                f"{r['limit']:.4f}",
+                f"{r['limit'] / min(r[way] for way in WAYS if way in r):.0%}" if r["limit"] else "",
                 f"{r['error']:.0e}",
             ]
             for r in rows
@@ -138,6 +145,7 @@ def main(  # noqa: D103
 
 
 BATCH = 128
+WAYS = ("ms", "graph, ms", "compiled, ms")  # of a step: as it is called, and repeated
 
 
 def recur(
@@ -173,9 +181,23 @@ def recur(
     return result
 
 
+def recorded(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
+    """Record a step in a CUDA graph, and return what repeats it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            optimizer.step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    return graph.replay
+
+
 def measure(
     name: str,
-    build: Callable[[Tensor, float], torch.optim.Optimizer],
+    build: Callable[..., torch.optim.Optimizer],
     matrices: float,
     d: int,
     place: torch.device,
@@ -190,12 +212,19 @@ def measure(
         build(p, 0.1).step()
         after.append(p.detach().double())
     p = point(d, place, layout, torch.float32)
-    ms = milliseconds(build(p, 1e-3).step, place, repeats)
+    times = {"ms": milliseconds(build(p, 1e-3).step, place, repeats)}
+    if place.type == "cuda":
+        times["graph, ms"] = milliseconds(recorded(build(p, 1e-3, capturable=True)), place, repeats)
+    if name in COMPILED:
+        optimizer = build(p, 1e-3, capturable=True)
+        optimizer.step()  # what is compiled has a state
+        torch.compiler.reset()  # it would try sizes of any kind after the second
+        times["compiled, ms"] = milliseconds(torch.compile(optimizer.step), place, repeats)
     return {
         "method": name,
         "layout": layout,
         "d": d,
-        "ms": ms,
+        **times,
         "limit": matrices * copy / 2,  # a copy reads one matrix and writes one
         "error": float((after[0] - after[1]).abs().max()),
     }

@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-__all__ = ["captured", "kernels_for", "load", "on_gpu", "readable", "recorded"]
+__all__ = ["captured", "kernels_for", "load", "on_gpu", "readable", "recorded", "rounds_products"]
 
 # Matrices that one launch takes: the limit of CUDA's second and third dimension of a grid.
 _LARGEST_BATCH = 65_535
@@ -60,6 +60,11 @@ def recorded(x: Tensor) -> bool:
 def captured(x: Tensor) -> bool:
     """Whether a CUDA graph records the calls; tests replace it to record them on a CPU."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def rounds_products() -> bool:
+    """Whether kernels may round what they multiply to TF32: what torch says of its own float32 products."""
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 @cache

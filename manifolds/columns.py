@@ -78,7 +78,8 @@ def panels(x: Tensor, n: int, r: int = 1) -> Iterator[tuple[slice, slice]]:
 
 
 def _contiguous_columns(x: Tensor) -> bool:
-    return x.stride(-2) < x.stride(-1)
+    # What is compiled follows the strides anyway; asking for them, it fails where they may change.
+    return not torch.compiler.is_compiling() and x.stride(-2) < x.stride(-1)
 
 
 def _row_index(x: Tensor, index: Tensor) -> Tensor:

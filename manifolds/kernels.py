@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .backend import rounds_products
+
 __all__ = ["descend_", "group_slopes", "rotate_", "slopes", "turn_groups_"]
 
 # Longest columns that a program keeps in registers from the derivative to the rotation. (A GPU's core
@@ -163,6 +165,7 @@ def group_slopes(x: Tensor, g: Tensor, axes: Tensor) -> Tensor:
     -------
     Tensor
         Skew, shape ``(..., k, r, r)``. Costs 2·k·r²·m flops and reads 2·k·r·m numbers, none of them twice.
+        Rounded to TF32 before they are multiplied where ``torch.set_float32_matmul_precision`` allows it.
     """
     if not axes.numel():
         return x.new_zeros((*axes.shape, axes.shape[-1]))
@@ -174,6 +177,7 @@ def group_slopes(x: Tensor, g: Tensor, axes: Tensor) -> Tensor:
     _group_slopes_kernel[k, parts, len(x)](
         *(x, g, groups, products, x.shape[-2], triton.cdiv(x.shape[-2], parts), k, r, len(x)),
         *(*x.stride(), *g.stride(), *groups.stride()),
+        PRECISION="tf32" if rounds_products() else "ieee",
         ROWS=_GROUP_ROWS,
         R=max(16, triton.next_power_of_2(r)),
     )
@@ -196,7 +200,9 @@ def turn_groups_(x: Tensor, axes: Tensor, increments: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        `x`. Costs 2·k·r²·m flops, and reads and writes k·r·m numbers.
+        `x`. Costs 2·k·r²·m flops, and reads and writes k·r·m numbers. Where
+        ``torch.set_float32_matmul_precision`` allows TF32, by three products of that kind, which keep
+        float32's digits.
     """
     if axes.numel():
         k, r = axes.shape[-2:]
@@ -204,6 +210,8 @@ def turn_groups_(x: Tensor, axes: Tensor, increments: Tensor) -> Tensor:
         e = increments.expand(*axes.shape, r).reshape(-1, k, r, r)
         _turn_groups_kernel[k, triton.cdiv(y.shape[-2], _GROUP_ROWS), len(y)](
             *(y, groups, e, y.shape[-2], r, *y.stride(), *groups.stride(), *e.stride()),
+            # In three parts, which keep float32's digits: what a move rounds, later steps do not mend.
+            PRECISION="tf32x3" if rounds_products() else "ieee",
             ROWS=_GROUP_ROWS,
             R=max(16, triton.next_power_of_2(r)),
         )
@@ -417,7 +425,7 @@ def _pair(number, n):
 def _group_slopes_kernel(
     x, g, axes, out, m, share, k, r, batches,
     xb, xm, xn, gb, gm, gn, ab, ak, ar,
-    ROWS: tl.constexpr, R: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     group, part, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     place = tl.arange(0, R)
@@ -431,7 +439,7 @@ def _group_slopes_kernel(
         within = inside[:, None] & (rows < bottom)[None, :]
         a = tl.load(x + rows[None, :] * xm, mask=within, other=0.0)
         b = tl.load(g + rows[None, :] * gm, mask=within, other=0.0)
-        product += tl.dot(a, tl.trans(b), input_precision="ieee")
+        product += tl.dot(a, tl.trans(b), input_precision=PRECISION)
     to = ((part * batches + batch) * k + group) * r * r
     mask = inside[:, None] & inside[None, :]
     tl.store(out + to + place[:, None] * r + place[None, :], product, mask=mask)
@@ -441,7 +449,7 @@ def _group_slopes_kernel(
 def _turn_groups_kernel(
     x, axes, increments, m, r,
     xb, xm, xn, ab, ak, ar, eb, ek, ei, ej,
-    ROWS: tl.constexpr, R: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     group, tile, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     place = tl.arange(0, R)
@@ -454,5 +462,5 @@ def _turn_groups_kernel(
     e = tl.load(e, mask=inside[:, None] & inside[None, :], other=0.0)
     a = tl.load(x, mask=within, other=0.0)
     # (X·E)ᵀ = Eᵀ·Xᵀ: the rows of the tile are the columns of x.
-    a += tl.dot(tl.trans(e), a, input_precision="ieee")
+    a += tl.dot(tl.trans(e), a, input_precision=PRECISION)
     tl.store(x, a, mask=within)

@@ -1,4 +1,4 @@
-"""Triton kernels that run a step of a recurrence in one launch, spread over the card: for any number of units.
+"""Triton kernels that run a step of a recurrence in one launch, spread over the card: for any size.
 
 Where W does not fit into one multiprocessor (:mod:`.kernels`), a step is a product of all rows of the batch
 with it, cut into tiles, and the nonlinearity of a tile is taken before it is written. In a CUDA graph the
@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..manifolds.backend import rounds_products
 from .kernels import CODES, phi, through_phi
 
 __all__ = ["backward", "forward_"]
@@ -101,9 +102,8 @@ def _tiles(batch: int, d: int) -> tuple[int, int]:
 
 
 def _options() -> dict[str, Any]:
-    exact = torch.get_float32_matmul_precision() == "highest"
     return {
-        "PRECISION": "ieee" if exact else "tf32",
+        "PRECISION": "tf32" if rounds_products() else "ieee",
         "ROWS": _ROWS,
         "UNITS": _UNITS,
         "TERMS": _TERMS,

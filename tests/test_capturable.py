@@ -333,6 +333,27 @@ def test_a_compiled_step_is_a_step(method, batch):
     assert not torch.equal(b, torch.ones(3))
 
 
+def test_sizes_and_layouts_that_change_are_compiled_anew():
+    torch.compiler.reset()
+    for d, transposed in ((5, False), (7, True), (6, False)):
+        x, gradient = OrthogonalGroup().random(d, d).as_subclass(torch.Tensor), torch.randn(d, d)
+        if transposed:
+            x, gradient = x.mT.contiguous().mT, gradient.mT.contiguous().mT
+        moved = []
+        for capturable in (False, True):
+            w = ManifoldParameter(x.clone(), manifold=OrthogonalGroup())
+            w.grad = gradient
+            optimizer = SRCD([w], 0.1, Matching(), capturable=capturable)
+            step = optimizer.step
+            if capturable:
+                step = torch.compile(step, backend="aot_eager", fullgraph=True)
+            for _ in range(3):
+                step()
+            moved.append(w.detach())
+        assert (moved[0] - moved[1]).abs().max() < 1e-6
+        assert (moved[0] - x).abs().max() > 1e-2
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch reads it itself
 @pytest.mark.parametrize("capturable", [True, False])
 def test_a_compiled_training_step(capturable):

@@ -384,6 +384,31 @@ def test_on_a_cpu_there_are_none():
     assert backend.kernels_for(torch.eye(3)) is None
 
 
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_products_of_groups_are_rounded_only_where_torch_allows_it(precision, monkeypatch):
+    """Moves keep all digits even then."""
+    said = {}
+
+    class Launch(dict):
+        def __init__(self, name):
+            self.name = name
+
+        def __missing__(self, grid):
+            return lambda *args, **options: said.update({self.name: options["PRECISION"]})
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    for name in ("_group_slopes_kernel", "_turn_groups_kernel"):
+        monkeypatch.setattr(kernels, name, Launch(name))
+    x, axes = torch.eye(6), torch.tensor([[0, 2, 3]])
+    kernels.group_slopes(x, x, axes)
+    kernels.turn_groups_(x, axes, torch.zeros(1, 3, 3))
+    exact = precision == "highest"
+    assert said == {
+        "_group_slopes_kernel": "ieee" if exact else "tf32",
+        "_turn_groups_kernel": "ieee" if exact else "tf32x3",
+    }
+
+
 def test_groups_of_two_are_pairs(used):
     noise = Noise(5)
     x = noise.point(6, 6, dtype=torch.float32).to(DEVICE)
