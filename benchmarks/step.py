@@ -69,21 +69,13 @@ def parameter(x: Tensor, gradient: Tensor, manifold: geoopt.Manifold) -> Manifol
     return p
 
 
-def srcd(
-    selection: Callable[[int], Selection], *, columns: bool = False, compiled: bool = False
-) -> Method:
-    """SRCD with a selection that may depend on d; as it is called, or as torch.compile makes it."""
+def srcd(selection: Callable[[int], Selection], *, columns: bool = False) -> Method:
+    """SRCD with a selection that may depend on d."""
 
     def make(x: Tensor, gradient: Tensor, lr: float) -> Step:
         layout = column_major if columns else torch.clone
         p = parameter(layout(x), layout(gradient), OrthogonalGroup())
-        optimizer = SRCD([p], lr, selection(x.shape[-1]), capturable=compiled)
-        if not compiled:
-            return optimizer.step
-        optimizer.step()  # what is compiled has a state
-        step = torch.compile(optimizer.step, dynamic=False)
-        step()  # now, and not on the clock
-        return step
+        return SRCD([p], lr, selection(x.shape[-1])).step
 
     return make
 
@@ -117,7 +109,6 @@ def geoopts(manifold: Callable[[], geoopt.Manifold]) -> Method:
 METHODS: dict[str, tuple[Method, str, str]] = {
     "SRCD-U, column-major": (srcd(lambda d: Uniform(), columns=True), COLOURS["srcd-u"], "-"),
     "SRCD-U": (srcd(lambda d: Uniform()), COLOURS["srcd-u"], "--"),
-    "SRCD-U, compiled": (srcd(lambda d: Uniform(), compiled=True), COLOURS["srcd-u"], ":"),
     "SRCD-GS": (srcd(lambda d: GaussSouthwell()), COLOURS["srcd-gs"], "-"),
     "SRCD-GS, bfloat16": (
         srcd(lambda d: GaussSouthwell(torch.bfloat16)),

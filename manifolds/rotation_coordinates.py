@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,8 +12,9 @@ from torch import Tensor
 from .backend import kernels_for
 from .base import CoordinateManifold
 from .blocks import CoordinateBlock, Coordinates, Groups, once
-from .columns import PANEL, column_index, panels, put_, take, take_groups
+from .columns import PANEL, column_index, take
 from .exponential import expm1
+from .group_rotations import group_slopes, turn_groups_
 from .pairs import number_to_pair, pair_to_number
 from .rotations import rotate_columns_, slopes
 from .rules import GradientRule
@@ -103,16 +103,8 @@ class RotationCoordinates(CoordinateManifold):
             values = slopes(y, g, j, l).mul_(self.radians)
             return self.group_matrices(x, values.unsqueeze(-1), 2)
         if isinstance(block, Groups):
-            if (kernels := kernels_for(y, g, group=block.axes.shape[-1])) is not None:
-                axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
-                return cast(Tensor, kernels.group_slopes(y, g, axes)).mul_(self.radians)
-            n, r = block.axes.shape[-2:]
-            a = y.new_zeros(*y.shape[:-2], n, r, r)
-            for rows, groups in panels(y, n, r):
-                axes = block.axes[..., groups, :]
-                columns = take_groups(y[..., rows, :], axes)
-                a[..., groups, :, :] += columns.mT @ take_groups(g[..., rows, :], axes)
-            return (a - a.mT).mul_(self.radians)
+            axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
+            return group_slopes(y, g, axes).mul_(self.radians)
         a = y.mT @ g
         j, l = torch.triu_indices(y.shape[-1], y.shape[-1], offset=1, device=x.device)
         return (a[..., j, l] - a[..., l, j]).mul_(self.radians)
@@ -172,16 +164,8 @@ class RotationCoordinates(CoordinateManifold):
                 rotate_columns_(y, j, l, t[..., 0, 1].double().expand(j.shape) * self.radians)
                 return x
             turn = expm1(t.to(x.dtype) * self.radians)
-            if (kernels := kernels_for(y, group=block.axes.shape[-1])) is not None:
-                axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
-                kernels.turn_groups_(y, axes, turn)
-                return x
-            for rows, groups in panels(y, *block.axes.shape[-2:]):
-                axes, part = block.axes[..., groups, :], y[..., rows, :]
-                columns = take_groups(part, axes)
-                columns = columns + columns @ turn[..., groups, :, :]
-                place = axes.flatten(-2).expand(*y.shape[:-2], -1)
-                put_(part, place, columns.transpose(-3, -2).flatten(-2))
+            axes = block.axes.expand(*y.shape[:-2], *block.axes.shape[-2:])
+            turn_groups_(y, axes, turn.expand(*axes.shape, axes.shape[-1]))
             return x
         index = self._numbers(x, block)
         return self._follow_(x, index, t.expand(index.shape))

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ManifoldOptimizer"]
 
+# Whether this torch's compiler follows a step; that of 2.6 fails at it, those in between were not tried.
+_COMPILES = torch.__version__ >= "2.13"
+
 
 class ManifoldOptimizer(Optimizer):
     """A step is all or nothing: every update is prepared, computed and checked, then all are made.
@@ -207,8 +210,8 @@ class ManifoldOptimizer(Optimizer):
             `line_search` cannot take this step. Nothing has been changed.
         """
         self._check_capture()
-        if torch.compiler.is_compiling() and not self._capturable:
-            # It counts on the host: compiled it would be compiled anew at every step.
+        if torch.compiler.is_compiling() and not (self._capturable and _COMPILES):
+            # What counts on the host would be compiled anew at every step.
             return torch.compiler.disable(self._step)(closure)
         return self._step(closure)
 

@@ -299,6 +299,12 @@ def test_what_cannot_be_recorded_is_refused(w, monkeypatch):
     assert torch.equal(before, w)
 
 
+# Older compilers do not follow a step, which is made as it is then.
+compiles = pytest.mark.skipif(torch.__version__ < (2, 13), reason="needs the compiler of torch 2.13")
+# What torch itself does or says.
+quiet = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor", "ignore:Guards may run slower on Python 3.13"
+)
 COMPILED = {
     "uniform": "adam by steps",
     "random matching": "none",
@@ -309,6 +315,8 @@ COMPILED = {
 }
 
 
+@compiles
+@quiet
 @pytest.mark.parametrize("batch", [(), (2,)])
 @pytest.mark.parametrize("method", COMPILED)
 def test_a_compiled_step_is_a_step(method, batch):
@@ -333,6 +341,8 @@ def test_a_compiled_step_is_a_step(method, batch):
     assert not torch.equal(b, torch.ones(3))
 
 
+@compiles
+@quiet
 def test_sizes_and_layouts_that_change_are_compiled_anew():
     torch.compiler.reset()
     for d, transposed in ((5, False), (7, True), (6, False)):
@@ -354,7 +364,7 @@ def test_sizes_and_layouts_that_change_are_compiled_anew():
         assert (moved[0] - x).abs().max() > 1e-2
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch reads it itself
+@quiet
 @pytest.mark.parametrize("capturable", [True, False])
 def test_a_compiled_training_step(capturable):
     torch.compiler.reset()
@@ -388,6 +398,8 @@ def test_a_compiled_training_step(capturable):
     assert isinstance(number, torch.Tensor) is capturable
 
 
+@compiles
+@quiet
 def test_pairs_are_left_alone_by_a_compiler():
     torch.compiler.reset()
     manifold = OrthogonalGroup()
