@@ -390,7 +390,7 @@ def draw(runs: list[Run], path: Path) -> None:
         f"without rotation: {none['error'][-1]:.3f}",
         fontsize=10,
     )
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right", bbox_to_anchor=(1, 0.93))
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="best")
     save_figure(figure, path)
 
 
