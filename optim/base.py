@@ -287,8 +287,8 @@ class ManifoldOptimizer(Optimizer):
 
     def _check_capture(self) -> None:
         """Raise before a step is recorded that would not be repeated as it is meant."""
-        p = self.param_groups[0]["params"][0]
-        if not recorded(p) or torch.compiler.is_compiling():
+        first = next((p for group in self.param_groups for p in group["params"]), None)
+        if torch.compiler.is_compiling() or first is None or not recorded(first):
             return
         if not self._capturable:
             raise RuntimeError(
