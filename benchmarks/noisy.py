@@ -252,6 +252,7 @@ METHODS: dict[str, tuple[Any, float]] = {
     ),
     "SRCD, groups of 64": (on(ours, lambda p, lr: SRCD(p, lr, Grouping(64))), 1.0),
     "SRCD, groups of 64, Adam": (on(ours, lambda p, lr: SRCD(p, lr, Grouping(64), Adam())), 0.01),
+    "SRCD, groups of 256": (on(ours, lambda p, lr: SRCD(p, lr, Grouping(256))), 1.0),
     "SRGD": (on(ours, lambda p, lr: SRGD(p, lr)), 1.0),
     "SRGD, Adam": (on(ours, lambda p, lr: SRGD(p, lr, scaling=Adam())), 0.01),
     "SRGD, Cayley": (on(ours, lambda p, lr: SRGD(p, lr, map="retr")), 1.0),
@@ -454,7 +455,7 @@ def draw(tables: dict[str, Any], path: Path) -> None:
 COLOURS = (
     *("#e69f00", "#ee7733", "#56b4e9", "#0072b2", "#33bbee", "#009e73", "#117733", "#882255"),
     *("#cc79a7", "#d55e00", "#b22222", "#000000", "#555555", "#999933", "#ddaa33", "#7f7f7f"),
-    *("#332288", "#44aa99"),
+    *("#332288", "#44aa99", "#aa4499"),
 )
 
 

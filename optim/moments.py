@@ -118,6 +118,8 @@ class Moments:
             kept = self._kept(name, self._total, value.dtype)
             if self._index is None:
                 kept.copy_(value)
+            elif torch.compiler.is_compiling() and kept.dim() == 1:
+                kept[self._index] = value  # which a compiler leaves in place
             else:
                 kept.scatter_(-1, self._index, value)
         for name, value in self._written_of_axes.items():
