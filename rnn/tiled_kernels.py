@@ -26,19 +26,8 @@ _ROWS, _UNITS, _TERMS = 32, 32, 32
 def forward_(z: Tensor, weight: Tensor, hx: Tensor, bias: Tensor | None, nonlinearity: str) -> None:
     """Turn what enters at each step into the states h_t = φ(u_t + h_{t−1} Wᵀ), in place.
 
-    Parameters
-    ----------
-    z : Tensor
-        u before and h after, shape (T, B, d), contiguous; float32, like all others.
-    weight, hx, bias
-        W, shape (d, d); h_0, shape (B, d); the bias of modReLU, shape (d,), or None: any strides.
-    nonlinearity : str
-        One of :data:`~givens.rnn.recurrence.NONLINEARITIES`.
-
-    Notes
-    -----
-    2·T·B·d² flops, with operands rounded to TF32 where
-    ``torch.set_float32_matmul_precision`` allows it. T launches.
+    Takes what :func:`.kernels.forward_` takes, with any number of units. 2·T·B·d² flops in T launches, with
+    operands rounded to TF32 where ``torch.set_float32_matmul_precision`` allows it.
     """
     _, batch, d = z.shape
     if not z.numel():
@@ -60,23 +49,7 @@ def backward(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the derivatives by z_t = u_t + h_{t−1} Wᵀ, and those by the bias in every row.
 
-    Parameters
-    ----------
-    grad_output : Tensor
-        Derivatives by the states, shape (T, B, d), any strides; float32, like all others.
-    weight, output
-        W, shape (d, d), any strides; the states, shape (T, B, d), contiguous.
-    nonlinearity : str
-        One of :data:`~givens.rnn.recurrence.NONLINEARITIES`.
-    bias : bool
-        Whether the derivatives by the bias are wanted.
-
-    Returns
-    -------
-    grad_z : Tensor
-        dz_t = φ′(z_t)·(g_t + dz_{t+1} W), shape (T, B, d), contiguous.
-    bias_rows : Tensor or None
-        Shape (B, d): the derivatives by the bias of modReLU, one row for each of the batch.
+    Takes and returns what :func:`.kernels.backward` does, with any number of units.
     """
     _, batch, d = output.shape
     grad_z = torch.empty_like(output)
