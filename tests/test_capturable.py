@@ -300,7 +300,9 @@ def test_what_cannot_be_recorded_is_refused(w, monkeypatch):
 
 
 # Older compilers do not follow a step, which is made as it is then.
-compiles = pytest.mark.skipif(torch.__version__ < (2, 13), reason="needs the compiler of torch 2.13")
+compiles = pytest.mark.skipif(
+    torch.__version__ < (2, 13), reason="needs the compiler of torch 2.13"
+)
 # What torch itself does or says.
 quiet = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor", "ignore:Guards may run slower on Python 3.13"
