@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-__all__ = ["captured", "kernels_for", "load", "on_gpu", "readable", "recorded", "rounds_products"]
+__all__ = [
+    "captured",
+    "exact_products",
+    "kernels_for",
+    "load",
+    "on_gpu",
+    "readable",
+    "recorded",
+    "rounds_products",
+]
 
 # Matrices that one launch takes: the limit of CUDA's second and third dimension of a grid.
 _LARGEST_BATCH = 65_535
@@ -63,8 +74,45 @@ def captured(x: Tensor) -> bool:
 
 
 def rounds_products() -> bool:
-    """Whether kernels may round what they multiply to TF32: what torch says of its own float32 products."""
-    return torch.get_float32_matmul_precision() != "highest"
+    """Whether float32 products may be rounded to TF32 on a GPU: what the user allows torch."""
+    if _switched_off:
+        return True
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # since torch 2.9
+        return bool(matmul.fp32_precision == "tf32")
+    return bool(matmul.allow_tf32)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Let torch multiply in float32 inside, whatever the user allows.
+
+    A product that puts a point back on its manifold would take it off again by TF32's rounding, which is a
+    thousand times as large as what is to be taken away. Kernels ask :func:`rounds_products`, as ever.
+    """
+    if _switched_off or torch.compiler.is_compiling() or not rounds_products():
+        yield
+        return
+    _switched_off.append(True)
+    matmul = torch.backends.cuda.matmul
+    try:
+        if hasattr(matmul, "fp32_precision"):
+            matmul.fp32_precision = "ieee"
+        else:
+            matmul.allow_tf32 = False
+        yield
+    finally:
+        _switched_off.pop()
+        if hasattr(matmul, "fp32_precision"):
+            matmul.fp32_precision = "none"  # as all products, unless
+            if matmul.fp32_precision != "tf32":
+                matmul.fp32_precision = "tf32"
+        else:
+            matmul.allow_tf32 = True
+
+
+# Whether what the user allows is switched off for the time being.
+_switched_off: list[bool] = []
 
 
 @cache

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates, Groups
-from ..manifolds.backend import recorded
+from ..manifolds.backend import exact_products, recorded
 from ..manifolds.rules import GradientRule
 from ..manifolds.shards import check_sharding, is_sharded, local
 from .finite import FiniteGuard, largest, longest, raise_not_finite, raise_overflow
@@ -243,12 +243,13 @@ class ManifoldOptimizer(Optimizer):
             updates.append(self._prepare(number, group, p, local_gradient(p)))
         self._average(updates)
         self._check_finite(parameters, updates)
-        if search is not None and closure is not None:
-            self._search(search, closure, loss, parameters, updates)
-        else:
-            changes = [update.compute(update.derivatives, 1.0) for update in updates]
-            self._check_overflow(parameters, changes)
-            self._make(parameters, changes)
+        with exact_products():
+            if search is not None and closure is not None:
+                self._search(search, closure, loss, parameters, updates)
+            else:
+                changes = [update.compute(update.derivatives, 1.0) for update in updates]
+                self._check_overflow(parameters, changes)
+                self._make(parameters, changes)
         self._guard.publish()
         self._warm = True
         return loss
@@ -282,7 +283,8 @@ class ManifoldOptimizer(Optimizer):
             if not self._capturable or "moves" not in state:
                 continue
             assert isinstance(manifold, CoordinateManifold)
-            self._count(group, p, manifold, steps * state["moves"])
+            with exact_products():
+                self._count(group, p, manifold, steps * state["moves"])
             self._marks[p] = mark(p)
 
     def _check_capture(self) -> None:

@@ -1,5 +1,6 @@
 import os
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -22,3 +23,10 @@ if not torch.cuda.is_available():
 
 # One thread a worker: pytest-xdist supplies the parallelism.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def allow_rounding():
+    """Allow products of float32 to be rounded, as a user does; until the test ends."""
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision("highest")

@@ -385,7 +385,9 @@ def test_on_a_cpu_there_are_none():
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_products_of_groups_are_rounded_only_where_torch_allows_it(precision, monkeypatch):
+def test_products_of_groups_are_rounded_only_where_torch_allows_it(
+    precision, monkeypatch, allow_rounding
+):
     """Moves keep all digits even then."""
     said = {}
 
@@ -396,7 +398,7 @@ def test_products_of_groups_are_rounded_only_where_torch_allows_it(precision, mo
         def __missing__(self, grid):
             return lambda *args, **options: said.update({self.name: options["PRECISION"]})
 
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    allow_rounding(precision)
     for name in ("_group_slopes_kernel", "_turn_groups_kernel"):
         monkeypatch.setattr(kernels, name, Launch(name))
     x, axes = torch.eye(6), torch.tensor([[0, 2, 3]])

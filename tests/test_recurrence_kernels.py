@@ -232,8 +232,8 @@ def test_many_units_take_a_launch_for_each_step(phi, used, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_products_are_rounded_only_where_torch_allows_it(precision, monkeypatch):
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+def test_products_are_rounded_only_where_torch_allows_it(precision, allow_rounding):
+    allow_rounding(precision)
     assert tiled._options()["PRECISION"] == ("ieee" if precision == "highest" else "tf32")
 
 
