@@ -95,20 +95,22 @@ def exact_products() -> Iterator[None]:
         return
     _switched_off.append(True)
     matmul = torch.backends.cuda.matmul
+    newer = hasattr(matmul, "fp32_precision")
+    before = "tf32" if newer else torch.get_float32_matmul_precision()
     try:
-        if hasattr(matmul, "fp32_precision"):
+        if newer:
             matmul.fp32_precision = "ieee"
         else:
-            matmul.allow_tf32 = False
+            torch.set_float32_matmul_precision("highest")
         yield
     finally:
         _switched_off.pop()
-        if hasattr(matmul, "fp32_precision"):
-            matmul.fp32_precision = "none"  # as all products, unless
-            if matmul.fp32_precision != "tf32":
-                matmul.fp32_precision = "tf32"
+        if not newer:
+            torch.set_float32_matmul_precision(before)
         else:
-            matmul.allow_tf32 = True
+            matmul.fp32_precision = "none"  # as of all products; unless that is not what it was
+            if matmul.fp32_precision != before:
+                matmul.fp32_precision = before
 
 
 # Whether what the user allows is switched off for the time being.
