@@ -107,7 +107,7 @@ def main() -> None:
         rows.append(["recurrence, backward", str(d), str(32 * warps), *backward])
     sizes = tiles._options()
     warps = sizes.pop("num_warps")
-    near = {"PHI": 0, "bd": 1, "hd": 1, "wc": 1}
+    near = {"PHI": 0, "BIAS": True, "bd": 1, "hd": 1, "wc": 1}
     forward = compiled(tiles._forward_kernel, warps, **near, **sizes)
     near = {"PHI": 0, "BIAS": True, "gd": 1, "wc": 1}
     backward = compiled(tiles._backward_kernel, warps, **near, **sizes)

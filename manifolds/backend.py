@@ -26,6 +26,9 @@ __all__ = [
 # Matrices that one launch takes: the limit of CUDA's second and third dimension of a grid.
 _LARGEST_BATCH = 65_535
 
+# Holds something while the user's leave to round products is switched off.
+_switched_off: list[bool] = []
+
 
 def kernels_for(*matrices: Tensor, group: int = 2) -> ModuleType | None:
     """Return the module of kernels, if all `matrices` are such that it takes them, else None.
@@ -111,10 +114,6 @@ def exact_products() -> Iterator[None]:
             matmul.fp32_precision = "none"  # as of all products; unless that is not what it was
             if matmul.fp32_precision != before:
                 matmul.fp32_precision = before
-
-
-# Whether what the user allows is switched off for the time being.
-_switched_off: list[bool] = []
 
 
 @cache

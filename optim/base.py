@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..manifolds import CoordinateBlock, CoordinateManifold, Coordinates, Groups
-from ..manifolds.backend import exact_products, recorded
+from ..manifolds.backend import exact_products, readable, recorded
 from ..manifolds.rules import GradientRule
 from ..manifolds.shards import check_sharding, is_sharded, local
 from .finite import FiniteGuard, largest, longest, raise_not_finite, raise_overflow
@@ -27,7 +27,7 @@ from .saved import STRATEGIES, checked_groups, describe
 from .scaling import Scaling
 from .shards import ParameterState, add_over_shards
 from .times import Store, nothing, scaled, times
-from .update import Change, Update
+from .update import Change, Update, computed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -127,7 +127,7 @@ class ManifoldOptimizer(Optimizer):
                         f"capturable=True and {name}={group[name]}: a step that {what} cannot be recorded"
                     )
         lr = group["lr"]
-        if isinstance(lr, Tensor) and (self._capturable or lr.device.type != "cpu"):
+        if isinstance(lr, Tensor) and not readable(lr):
             return
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"lr={float(lr)}: expected a finite learning rate, 0 or more")
@@ -139,6 +139,11 @@ class ManifoldOptimizer(Optimizer):
             raise TypeError(
                 f"the sharded parameter of shape {tuple(p.shape)} cannot have capturable=True: the processes "
                 "agree on the host on what is finite"
+            )
+        if self._capturable and isinstance(group["lr"], Tensor) and group["lr"].device != p.device:
+            raise ValueError(
+                f"lr is a tensor on {group['lr'].device} and a parameter of shape {tuple(p.shape)} on "
+                f"{p.device}: a step that is recorded there would never see it change; put it there"
             )
         if manifold is None:
             if is_sharded(p):
@@ -199,7 +204,8 @@ class ManifoldOptimizer(Optimizer):
             :meth:`check_finite`. With `line_search` also if the loss is NaN or infinite where the step
             begins; nothing has been changed.
         TypeError
-            With `line_search`, if there is no closure, or it returns no number.
+            With `line_search`, if there is no closure, or it returns no number. With `capturable`, if a
+            selection reads numbers to know what it does next. Nothing has been changed.
         RuntimeError
             If a gradient is sparse, or a parameter has lost its manifold; or, with a process group, if a
             manifold parameter has no gradient, or, at the first step, if the processes differ (see
@@ -243,13 +249,12 @@ class ManifoldOptimizer(Optimizer):
             updates.append(self._prepare(number, group, p, local_gradient(p)))
         self._average(updates)
         self._check_finite(parameters, updates)
-        with exact_products():
-            if search is not None and closure is not None:
-                self._search(search, closure, loss, parameters, updates)
-            else:
-                changes = [update.compute(update.derivatives, 1.0) for update in updates]
-                self._check_overflow(parameters, changes)
-                self._make(parameters, changes)
+        if search is not None and closure is not None:
+            self._search(search, closure, loss, parameters, updates)
+        else:
+            changes = computed(updates, 1.0)
+            self._check_overflow(parameters, changes)
+            self._make(parameters, changes)
         self._guard.publish()
         self._warm = True
         return loss
@@ -271,26 +276,39 @@ class ManifoldOptimizer(Optimizer):
         ------
         ValueError
             If `steps` is below 0.
+        RuntimeError
+            In a CUDA graph.
         FloatingPointError
             If a step met a NaN or infinity.
         """
         if steps < 0:
             raise ValueError(f"steps={steps}: expected 0 or more")
+        if torch.compiler.is_compiling():
+            torch.compiler.disable(self.restore)(steps)
+            return
+        if self._captured():
+            raise RuntimeError(
+                "restore() counts on the host, where a graph does not: call it after the replay"
+            )
         self._guard.publish()
         self._guard.poll()
+        if not self._capturable:
+            return
         for _, group, p in self._parameters():
             manifold, state = manifold_of(p), ParameterState(self.state, p)
-            if not self._capturable or "moves" not in state:
-                continue
-            assert isinstance(manifold, CoordinateManifold)
-            with exact_products():
-                self._count(group, p, manifold, steps * state["moves"])
-            self._marks[p] = mark(p)
+            if isinstance(manifold, CoordinateManifold) and "moves" in state:
+                with exact_products():
+                    self._count(group, p, manifold, steps * state["moves"])
+                self._marks[p] = mark(p)
+
+    def _captured(self) -> bool:
+        """Whether a CUDA graph records what is called now."""
+        first = next((p for group in self.param_groups for p in group["params"]), None)
+        return not torch.compiler.is_compiling() and first is not None and recorded(first)
 
     def _check_capture(self) -> None:
         """Raise before a step is recorded that would not be repeated as it is meant."""
-        first = next((p for group in self.param_groups for p in group["params"]), None)
-        if torch.compiler.is_compiling() or first is None or not recorded(first):
+        if not self._captured():
             return
         if not self._capturable:
             raise RuntimeError(
@@ -311,14 +329,15 @@ class ManifoldOptimizer(Optimizer):
         moving: bool = True,
     ) -> None:
         """Make changes, or, of points that stay, those of the state alone."""
-        for (_, _, p), change in zip(parameters, changes, strict=True):
-            if moving:
-                change.move()
-            change.keep()
-            if moving:
-                change.restore()
-            if not torch.compiler.is_compiling():
-                self._marks[p] = mark(p)
+        with exact_products():
+            for (_, _, p), change in zip(parameters, changes, strict=True):
+                if moving:
+                    change.move()
+                change.keep()
+                if moving:
+                    change.restore()
+                if not torch.compiler.is_compiling():
+                    self._marks[p] = mark(p)
 
     def _check_searchable(self, search: LineSearch, closure: Callable[[], Any] | None) -> None:
         """Raise before a line search, which needs a closure and one objective."""
@@ -374,10 +393,7 @@ class ManifoldOptimizer(Optimizer):
                 p.grad = gradient
             for _, _, p in parameters:
                 self._marks[p] = mark(p)
-        if trial is None:
-            changes = [update.compute(update.derivatives, 0.0) for update in updates]
-        else:
-            changes = trial.changes
+        changes = computed(updates, 0.0) if trial is None else trial.changes
         self._check_overflow(parameters, changes)
         self._make(parameters, changes, moving=trial is not None)
         if trial is not None and trial.factor is not None:
@@ -621,8 +637,9 @@ class ManifoldOptimizer(Optimizer):
         x, state = local(p), ParameterState(self.state, p)
 
         def compute(_: Tensor | None, factor: float) -> Change:
-            direction, store, step = grad, None, self._steps(p)
+            direction, store = grad, None
             if scaling is not None:
+                step = self._steps(p)
                 direction, store = scaled(grad, scaling, state=state, step=step)
             rate = factor * lr
             new = x + rate * direction if isinstance(rate, Tensor) else x.add(direction, alpha=rate)

@@ -10,7 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .update import Change, Update
+from ..manifolds.backend import exact_products
+from .update import Change, Update, computed
 
 __all__ = ["Line", "Trial"]
 
@@ -81,7 +82,7 @@ class Line:
 
     @cached_property
     def _step(self) -> list[Change]:
-        return [update.compute(update.derivatives, 1.0) for update in self._updates]
+        return computed(self._updates, 1.0)
 
     @cached_property
     def slope(self) -> float:
@@ -90,9 +91,7 @@ class Line:
 
     def along(self, factor: float, *, no_grad: bool = False) -> Trial:
         """Try the step with all its lengths multiplied by a factor."""
-        changes = self._step
-        if factor != 1:
-            changes = [update.compute(update.derivatives, factor) for update in self._updates]
+        changes = self._step if factor == 1 else computed(self._updates, factor)
         return Trial(self._value(changes, no_grad), changes, factor)
 
     @property
@@ -114,7 +113,8 @@ class Line:
     def _turn(self, angle: float) -> Change:
         turns = [update.turn for update in self._updates]
         if len(turns) == 1 and turns[0] is not None:
-            return turns[0](self._updates[0].derivatives, angle)
+            with exact_products():
+                return turns[0](self._updates[0].derivatives, angle)
         raise ValueError(
             "a line search by angles turns one coordinate: one parameter with a gradient, a point of a "
             "manifold whose coordinates are rotations (OrthogonalGroup, Stiefel, Sphere, …), a selection of "
@@ -126,8 +126,9 @@ class Line:
         if any(change.refused for change in changes):
             return math.inf
         try:
-            for change in changes:
-                change.move()
+            with exact_products():  # and not around the closure, whose products are the user's
+                for change in changes:
+                    change.move()
             value = self._objective(not no_grad)
         finally:
             for x, start in zip(self._points, self._start, strict=True):

@@ -68,10 +68,12 @@ class SRCD(ManifoldOptimizer):
     Raises
     ------
     ValueError
-        If an option is out of range or a parameter does not lie on its manifold.
+        If an option is out of range, a parameter does not lie on its manifold, or `capturable` meets
+        `strict`, a line search or an `lr` on another device.
     TypeError
         If a manifold has no coordinates (geoopt's have none), `selection` is no selection, `scaling` no
-        scaling or `line_search` no line search, or it is to search along a sharded parameter.
+        scaling or `line_search` no line search, or it is to search along a sharded parameter, or that is
+        to be `capturable`.
 
     Notes
     -----

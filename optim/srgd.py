@@ -70,10 +70,11 @@ class SRGD(ManifoldOptimizer):
     Raises
     ------
     ValueError
-        If an option is out of range or a parameter does not lie on its manifold.
+        If an option is out of range, a parameter does not lie on its manifold, or `capturable` meets
+        `strict`, a line search or an `lr` on another device.
     TypeError
         If `scaling` is no scaling or `line_search` no line search, a manifold has no coordinates for
-        `scaling`, or the search is to be along a sharded parameter.
+        `scaling`, or the search is to be along a sharded parameter, or that is to be `capturable`.
 
     Notes
     -----

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..manifolds.backend import exact_products
 from .finite import largest
 
-__all__ = ["Change", "Update"]
+__all__ = ["Change", "Update", "computed"]
 
 
 def _nothing() -> None:
@@ -76,3 +77,9 @@ class Update:
     derivatives: Tensor | None = None
     own: bool = False
     turn: Callable[[Tensor | None, float], Change] | None = None
+
+
+def computed(updates: Iterable[Update], factor: float) -> list[Change]:
+    """Compute updates, with all their lengths multiplied by a factor."""
+    with exact_products():
+        return [update.compute(update.derivatives, factor) for update in updates]

@@ -39,6 +39,7 @@ def forward_(z: Tensor, weight: Tensor, hx: Tensor, bias: Tensor | None, nonline
             *(step, h, weight, b, batch, d, *h.stride(), *weight.stride()),
             0 if bias is None else b.stride(0),
             PHI=CODES[nonlinearity],
+            BIAS=bias is not None,
             **_options(),
         )
         h = step
@@ -108,7 +109,7 @@ def _product(
 @triton.jit
 def _forward_kernel(
     z, h, weight, bias, batch, d, hb, hd, wr, wc, bd,
-    PHI: tl.constexpr, PRECISION: tl.constexpr,
+    PHI: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, UNITS: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS).to(tl.int64)
@@ -117,7 +118,7 @@ def _forward_kernel(
     place = z + rows[:, None] * d + units[None, :]
     u = tl.load(place, inside, 0.0)
     b = tl.zeros((UNITS,), tl.float32)
-    if PHI == 0:
+    if BIAS:
         b = tl.load(bias + units * bd, units < d, 0.0)
     # The rows of W are the units that it writes to.
     u += _product(h, weight, rows, units, batch, d, hb, hd, wc, wr, PRECISION, ROWS, UNITS, TERMS)

@@ -13,7 +13,7 @@ from rules import METHODS, SCALINGS, build
 from test_every_manifold import SPACES, start, takes
 
 from givens.manifolds import Groups, OrthogonalGroup, constrain
-from givens.optim import SRCD, SRGD, Adam, Armijo, Grouping, Matching, Uniform
+from givens.optim import SRCD, SRGD, Adam, Armijo, Grouping, Matching, Uniform, base
 from givens.optim.random import Randomness
 
 # These look at numbers to know what they do next.
@@ -279,6 +279,26 @@ def test_a_state_can_be_taken_on_and_taken_back(w, first):
     assert isinstance(optimizer.state[w]["step"], int) is first
 
 
+def test_a_rate_or_a_shard_that_a_recording_would_miss_is_refused(w, monkeypatch):
+    for make in (SRCD, SRGD):
+        with pytest.raises(ValueError, match="lr is a tensor on meta"):
+            make([w], torch.tensor(0.1, device="meta"), capturable=True)
+        with pytest.raises(ValueError, match="finite learning rate"):
+            make([w], torch.tensor(-0.1), capturable=True)
+    monkeypatch.setattr(base, "is_sharded", lambda _: True)
+    with pytest.raises(TypeError, match="cannot have capturable=True"):
+        SRCD([w], 0.1, capturable=True)
+
+
+def test_restoring_is_not_recorded(w, monkeypatch):
+    optimizer = SRCD([w], 0.1, capturable=True)
+    w.grad = torch.ones_like(w).triu()
+    optimizer.step()
+    with Recording(monkeypatch), pytest.raises(RuntimeError, match="after the replay"):
+        optimizer.restore()
+    assert "moved" not in optimizer.state[w]
+
+
 def test_what_cannot_be_recorded_is_refused(w, monkeypatch):
     with pytest.raises(ValueError, match="strict"):
         SRCD([w], 0.1, strict=True, capturable=True)
@@ -330,13 +350,14 @@ def test_a_compiled_step_is_a_step(method, batch):
     optimizer = build([w, b], 0.01, method, COMPILED[method], capturable=True)
     ordinary = build(plain, 0.01, method, COMPILED[method])
     step = torch.compile(optimizer.step, backend="aot_eager", fullgraph=True)
+    restore = torch.compile(optimizer.restore, backend="aot_eager")  # which leaves it as it is
     for n, (of_w, of_b) in enumerate(zip(gradients(w), gradients(b), strict=True)):
         if n == 6:
             break
         for params in ([w, b], plain):
             params[0].grad, params[1].grad = of_w, of_b
         optimizer.step() if n == 0 else step()
-        optimizer.restore()
+        restore()
         ordinary.step()
     assert (w - plain[0]).abs().max() < 1e-5
     assert torch.equal(b, plain[1])

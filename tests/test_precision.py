@@ -7,6 +7,7 @@ from rules import build
 
 from givens.manifolds import OrthogonalGroup
 from givens.manifolds.backend import exact_products, rounds_products
+from givens.optim import SRCD, Armijo, GaussSouthwell, Trigonometric
 
 
 def allowed() -> bool:
@@ -60,6 +61,33 @@ def test_moves_are_exact_and_rankings_as_the_user_likes(
         assert by_torch is (rounds and name not in EXACT)
     assert torch.get_float32_matmul_precision() == precision
     assert allowed() is rounds
+
+
+@pytest.mark.parametrize("search", [Armijo(), Trigonometric(4)], ids=str)
+def test_a_line_search_compares_losses_of_one_kind(search, allow_rounding):
+    """Those of the closure, which are the user's, at the start and at every trial."""
+    allow_rounding("high")
+    manifold = Watched()
+    w = ManifoldParameter(torch.eye(4), manifold=manifold)
+    target = torch.randn(4, 4)
+    optimizer = SRCD([w], 0.5, GaussSouthwell(), line_search=search)
+    seen = []
+
+    def closure():
+        seen.append(allowed())
+        optimizer.zero_grad()
+        loss = (w @ target - target.mT).square().sum()
+        if torch.is_grad_enabled():
+            loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    assert len(seen) > 3
+    assert all(seen)
+    for name, by_torch, by_user in manifold.seen:
+        assert by_user
+        assert by_torch is (name not in EXACT)
 
 
 def test_what_the_user_allows_is_back_after_an_error(allow_rounding):
