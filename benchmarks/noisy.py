@@ -257,6 +257,7 @@ METHODS: dict[str, tuple[Any, float]] = {
     "SRGD, Adam": (on(ours, lambda p, lr: SRGD(p, lr, scaling=Adam())), 0.01),
     "SRGD, Cayley": (on(ours, lambda p, lr: SRGD(p, lr, map="retr")), 1.0),
     "SRGD, Cayley, momentum": (on(ours, lambda p, lr: SRGD(p, lr, 0.9, map="retr")), 0.3),
+    "SRGD, Cayley, rank 256": (on(ours, lambda p, lr: SRGD(p, lr, map="retr", rank=256)), 1.0),
     "POGO": (pogo(SGD), 1.0),
     "POGO, VectorAdam": (pogo(VectorAdam), 0.3),
     "geoopt RSGD": (on(lambda _: STIEFEL, lambda p, lr: geoopt.optim.RiemannianSGD(p, lr)), 1.0),
@@ -455,7 +456,7 @@ def draw(tables: dict[str, Any], path: Path) -> None:
 COLOURS = (
     *("#e69f00", "#ee7733", "#56b4e9", "#0072b2", "#33bbee", "#009e73", "#117733", "#882255"),
     *("#cc79a7", "#d55e00", "#b22222", "#000000", "#555555", "#999933", "#ddaa33", "#7f7f7f"),
-    *("#332288", "#44aa99", "#aa4499"),
+    *("#332288", "#44aa99", "#aa4499", "#0000ff"),
 )
 
 

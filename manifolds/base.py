@@ -57,6 +57,8 @@ class CoordinateManifold(Manifold):
         Where they are not, an optimizer looks at a moved copy before it moves a point.
     every_pair : bool
         Whether there is a coordinate for every two axes, so that axes may be dealt into groups freely.
+    low_rank_maps : frozenset of str
+        Which of the maps "expmap" and "retr" :meth:`follow_low_rank` knows.
     """
 
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
@@ -64,6 +66,7 @@ class CoordinateManifold(Manifold):
     period: float | None = None
     compact: bool = False
     every_pair: bool = False
+    low_rank_maps: frozenset[str] = frozenset()
 
     @abc.abstractmethod
     def num_axes(self, x: Tensor) -> int:
@@ -371,6 +374,39 @@ class CoordinateManifold(Manifold):
         if map not in ("expmap", "retr"):
             raise ValueError(f"map={map!r}: expected 'expmap' or 'retr'")
         return getattr(self, map)(x, v)
+
+    def follow_low_rank(
+        self, x: Tensor, left: Tensor, right: Tensor, *, map: str = "expmap"
+    ) -> Tensor:
+        """Return the point at which a step along a Euclidean gradient of low rank ends, left · rightᴴ.
+
+        It is ``follow(x, gradient(x, left @ right.mH))``, from fewer products. A stepsize goes into `right`.
+
+        Parameters
+        ----------
+        x : Tensor
+            Points, shape ``(*batch, n, p)``.
+        left : Tensor
+            Shape ``(*batch, n, k)``, with orthonormal columns.
+        right : Tensor
+            Shape ``(*batch, p, k)``.
+        map : {"expmap", "retr"}
+            Which map takes the step: one of :attr:`low_rank_maps`.
+
+        Returns
+        -------
+        Tensor
+            The shape of `x`. Costs O(npk).
+
+        Raises
+        ------
+        NotImplementedError
+            If the geometry has no such form of the map.
+        """
+        raise NotImplementedError(
+            f"{self.name} has no form of {map} for gradients of low rank; it has one of "
+            f"{sorted(self.low_rank_maps)}"
+        )
 
     def restore_(self, x: Tensor) -> Tensor:
         """Take away, in place, what rounding has put between `x` and the manifold (here: nothing)."""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from .embedded import EmbeddedMetric
 from .orthonormal import polar_factor
 from .stiefel import OrthonormalColumns, thin_exponential, turn_frame
 
@@ -117,6 +118,16 @@ class Grassmann(OrthonormalColumns):
         return self.proju(x, super()._along(x, index, t))
 
     # Parts
+
+    @property
+    def _knows_low_rank(self) -> bool:
+        return self._inherits(
+            Grassmann.proju, Grassmann.expmap, Grassmann.retr, EmbeddedMetric.egrad2rgrad
+        )
+
+    def _low_rank_factors(self, x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        q, r = torch.linalg.qr(left - x @ (x.mT @ left))
+        return q, right @ r.mT
 
     def _normal(self, x: Tensor, u: Tensor) -> Tensor:
         return x.mT @ u

@@ -138,6 +138,13 @@ class MatrixGroup(OrthonormalMatrices):
             MatrixGroup.proju, MatrixGroup.expmap, MatrixGroup.retr, EmbeddedMetric.egrad2rgrad
         )
 
+    @property
+    def _knows_low_rank(self) -> bool:
+        return self._trivialized and self._inherits(MatrixGroup._algebra)
+
+    def _low_rank_factors(self, x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        return left, right / 2  # x·skew(xᴴ left rightᴴ)·xᴴ
+
     def _transported(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """e^{A/2} − I for u = xA, and v transported along Exp_x(tu)."""
         half = expm1(self._algebra(x.mH @ u) / 2)

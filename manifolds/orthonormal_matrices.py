@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .embedded import EmbeddedMetric
+from .low_rank import LOW_RANK_TURNS
 from .orthonormal import defect, nearest_orthonormal, orthonormalize_
 from .retractions import ChosenRetraction
 
@@ -29,6 +30,31 @@ class OrthonormalMatrices(ChosenRetraction, EmbeddedMetric):
     def restore_(self, x: Tensor) -> Tensor:
         """One Newton–Schulz step x ← x − x(xᴴx − I)/2, in place: two products, quadratic convergence."""
         return orthonormalize_(x)
+
+    @property
+    def low_rank_maps(self) -> frozenset[str]:  # type: ignore[override]
+        """The exponential, and the retraction if it is that or the Cayley transform."""
+        if not self._knows_low_rank:
+            return frozenset()
+        return frozenset({"expmap", *(["retr"] if self.retraction in LOW_RANK_TURNS else [])})
+
+    def follow_low_rank(
+        self, x: Tensor, left: Tensor, right: Tensor, *, map: str = "expmap"
+    ) -> Tensor:
+        """Return the exponential, or the Cayley transform, along a gradient left · rightᴴ, O(npk)."""
+        if map not in self.low_rank_maps:
+            return super().follow_low_rank(x, left, right, map=map)
+        turn = LOW_RANK_TURNS["exponential" if map == "expmap" else self.retraction]
+        return turn(x, *self._low_rank_factors(x, left, right))
+
+    @property
+    def _knows_low_rank(self) -> bool:
+        """Whether :meth:`_low_rank_factors` is right for the class, whose maps may be its own."""
+        return False
+
+    def _low_rank_factors(self, x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors q and r of the generator of a step (``low_rank.py``): Lx is the gradient's vector."""
+        raise NotImplementedError
 
     def _normal(self, x: Tensor, u: Tensor) -> Tensor:
         """The square matrix that vanishes for tangent vectors."""

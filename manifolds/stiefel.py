@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .backend import readable, recorded
 from .exponential import expm1
+from .low_rank import exponential_turn
 from .orthogonal import OrthogonalGroup
 from .orthonormal import (
     orthonormalize_,
@@ -283,7 +284,29 @@ class Stiefel(OrthonormalColumns):
             return moved.unsqueeze(-1)
         return self.proju(self.expmap(x, u), v)
 
+    def follow_low_rank(
+        self, x: Tensor, left: Tensor, right: Tensor, *, map: str = "expmap"
+    ) -> Tensor:
+        """Return the exponential, or the Cayley transform, along a gradient left · rightᵀ, O(npk)."""
+        geodesic = map == "expmap" or self.retraction == "exponential"
+        if map not in self.low_rank_maps or self.metric == "canonical" or not geodesic:
+            return super().follow_low_rank(x, left, right, map=map)
+        # The geodesic of the canonical metric, with 2A for A, and expm(−A) from the right.
+        turned = exponential_turn(x, left, right)
+        q, r = torch.linalg.qr(x.mT @ left)
+        return exponential_turn(turned, turned @ q, right @ r.mT / -2)
+
     # Parts
+
+    @property
+    def _knows_low_rank(self) -> bool:
+        return self._inherits(Stiefel.egrad2rgrad, Stiefel.expmap, Stiefel.retr)
+
+    def _low_rank_factors(self, x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        if self.metric == "canonical":
+            return left, right
+        q, r = torch.linalg.qr(left - x @ (x.mT @ left / 2))
+        return q, right @ r.mT
 
     @staticmethod
     def _parts(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from geoopt.manifolds import Manifold
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -21,7 +20,7 @@ from .line_search import LineSearch
 from .objective import Objective
 from .parameters import local_gradient, manifold_of, mark, name_of
 from .replicas import Replicas, digest
-from .restoration import moves
+from .restoration import low_rank_moves, moves
 from .rounds import Rounds, group_coordinates, move_, step_scale, together
 from .saved import STRATEGIES, checked_groups, describe
 from .scaling import Scaling
@@ -690,19 +689,22 @@ class ManifoldOptimizer(Optimizer):
         self,
         group: dict[str, Any],
         p: Tensor,
-        manifold: Manifold,
-        block: CoordinateBlock | Rounds,
+        manifold: CoordinateManifold,
+        moved: CoordinateBlock | Rounds | int,
         *,
         ranked: bool = False,
     ) -> None:
-        """Keep a point on its manifold, after the coordinates of a block have been moved.
+        """Keep a point on its manifold, after a block was moved, or a gradient of some rank followed.
 
         Once there were so many rotations that the cost, spread over them, is of the order of their own,
         the manifold takes rounding away. Counted on the host, from shapes.
         """
-        if not isinstance(manifold, CoordinateManifold):
-            return
-        made = moves(together(block), manifold.restore_period(local(p)), ranked=ranked)
+        x = local(p)
+        period = manifold.restore_period(x)
+        if isinstance(moved, int):
+            made = low_rank_moves(moved, x.shape[-1], period)
+        else:
+            made = moves(together(moved), period, ranked=ranked)
         if self._capturable:
             ParameterState(self.state, p)["moves"] = made  # of a step; `restore` counts the steps
         else:

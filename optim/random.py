@@ -64,18 +64,18 @@ class Randomness:
 
         Their bias is below high/2⁶³.
         """
-        self._advance()
         count = math.prod(size)
-        before = 0
-        if self._before and size[: len(self._batch)] == self._batch:
-            before = self._before * math.prod(size[len(self._batch) :])
+        first = self._first(size)
         if count <= _FEW and self._device.type == "cpu" and isinstance(self._key, int):
-            keys = range(before + self._key, before + self._key + count)
+            self._advance()
+            keys = range(first + self._key, first + self._key + count)
             drawn = [(_mix(key * _GOLDEN & _MASK) & (2**63 - 1)) % high for key in keys]
             return torch.tensor(drawn, dtype=torch.int64).view(size)
-        numbers = torch.arange(before, before + count, device=self._device)
-        bits = self._bits(numbers)
-        return ((bits & (2**63 - 1)) % high).view(size)
+        return (self._fresh(size) & (2**63 - 1)) % high
+
+    def reals(self, *size: int, dtype: torch.dtype) -> Tensor:
+        """Independent numbers, uniform over 2²⁵ values in (−1, 1), of mean 0, as a tensor of shape `size`."""
+        return ((self._fresh(size) >> 39).to(dtype) + 0.5) / 2**24
 
     def distinct(self, high: int, k: int, *batch: int) -> Tensor:
         """Draw k distinct integers of [0, high) in random order, shape ``(*batch, k)``.
@@ -104,6 +104,19 @@ class Randomness:
             self._key = _mix((self._key + by + _GOLDEN) & _MASK)
         else:
             self._key = _mix_tensor(_as_int64(by) + _as_int64(self._key) + _signed(_GOLDEN))
+
+    def _first(self, size: tuple[int, ...]) -> int:
+        """How many of the numbers of the whole batch come before those of its part, of shape `size`."""
+        if self._before and size[: len(self._batch)] == self._batch:
+            return self._before * math.prod(size[len(self._batch) :])
+        return 0
+
+    def _fresh(self, size: tuple[int, ...]) -> Tensor:
+        """64 random bits for each place of a tensor of shape `size`, by a new key."""
+        self._advance()
+        first = self._first(size)
+        numbers = torch.arange(first, first + math.prod(size), device=self._device)
+        return self._bits(numbers).view(size)
 
     def _bits(self, numbers: Tensor) -> Tensor:
         """64 random bits for each number, as int64."""

@@ -6,7 +6,7 @@ import math
 
 from ..manifolds import CoordinateBlock, Coordinates, Groups
 
-__all__ = ["moves"]
+__all__ = ["low_rank_moves", "moves"]
 
 # How many steps there are between restorations at most, where a step costs products of whole points
 # anyway. A dense one rounds every entry of a point, and its own factor, where the angles are large.
@@ -15,6 +15,8 @@ __all__ = ["moves"]
 _DENSE_STEPS = 2
 _RANKED_GROUPS_STEPS = 4
 _RANKED_STEPS = 8
+# A step of low rank rounds no more than it computes: restoration costs a twelfth of what it is spread over.
+_LOW_RANK_STEPS = 4
 
 
 def moves(block: CoordinateBlock, period: int, *, ranked: bool) -> int:
@@ -47,3 +49,11 @@ def moves(block: CoordinateBlock, period: int, *, ranked: bool) -> int:
     else:
         return dense
     return min(max(size, math.ceil(period / steps)) if ranked else size, dense)
+
+
+def low_rank_moves(k: int, width: int, period: int) -> int:
+    """Return the number of moves of one coordinate that a step along a gradient of rank k counts for.
+
+    Of k = `width`, the number of columns of a point, a quarter of a period; of fewer in proportion.
+    """
+    return math.ceil(period * k / (_LOW_RANK_STEPS * width))

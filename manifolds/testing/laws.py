@@ -996,6 +996,27 @@ def follow_takes_the_gradients_steps(case: Case) -> None:
         case.close(case.manifold.follow(x, step * v, map=name), expected, f"follow, and {name}", g)
 
 
+@law(
+    "follow_low_rank takes another step than follow, or knows a map that low_rank_maps leaves out."
+)
+def low_rank_steps_are_steps(case: Case) -> None:
+    """Along a gradient left · rightᴴ follow_low_rank ends where follow does, by every one of its maps."""
+    x = case.point()
+    if not case.manifold.low_rank_maps:
+        raise DoesNotApply("low_rank_maps is empty")
+    g, k = case.egrad(x), 1 + case.seed % x.shape[-1]
+    left = torch.linalg.qr(g[..., :k]).Q
+    right = g.mH @ left
+    v = case.manifold.gradient(x, left @ right.mH)
+    for name in ("expmap", "retr"):
+        if name not in case.manifold.low_rank_maps:
+            continue
+        step = -case.size / (1 + float(v.abs().max()))
+        expected = case.manifold.follow(x, step * v, map=name)
+        found = case.manifold.follow_low_rank(x, left, step * right, map=name)
+        case.close(found, expected, f"follow_low_rank, and follow by {name}", step * v)
+
+
 @law("restore_ moves points that are good, makes others worse, or is not in place.")
 def restore_repairs(case: Case) -> None:
     """A call of restore_ takes most of a small error away, in place, and leaves points alone."""
