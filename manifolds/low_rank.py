@@ -28,19 +28,20 @@ def exponential_turn(x: Tensor, q: Tensor, r: Tensor) -> Tensor:
 
 
 def cayley_turn(x: Tensor, q: Tensor, r: Tensor) -> Tensor:
-    """(I − L/2)⁻¹(I + L/2)x, by a k×k solve: 8npk flops.
+    """(I − L/2)⁻¹(I + L/2)x, by a k×k solve: 10npk flops.
 
     With xr = qh + z, qᴴz = 0, L is qaqᴴ + qzᴴ − zqᴴ, where a = hᴴ − h. What it adds to x lies in the span of
     q and z, and its part in z is what −(qᴴx + its part in q/2) says, which leaves k equations
-    (Wen and Yin, 2013, have 2k). Of zᴴx = rᴴxᴴx − hᴴqᴴx the first is rᴴ.
+    (Wen and Yin, 2013, have 2k).
     """
-    y, there = x @ r, q.mH @ x
+    y = x @ r
     h = q.mH @ y
     z = y - q @ h
-    skew, gram = h.mH - h, z.mH @ z / 2
+    # zᴴx would be rᴴ − hᴴqᴴx, were xᴴx = I; but then long steps magnify what rounding has left of xᴴx − I.
+    there, across = q.mH @ x, z.mH @ x
+    a = h.mH - h - z.mH @ z / 2
     identity = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
-    system = identity - (skew - gram) / 2
-    along = torch.linalg.solve_ex(system, r.mH - (h + gram) @ there).result
+    along = torch.linalg.solve_ex(identity - a / 2, a @ there + across).result
     turned = torch.cat([q, -z], -1) @ torch.cat([along, there + along / 2], -2)
     return turned.add_(x)
 
