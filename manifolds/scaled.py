@@ -184,6 +184,17 @@ class Scaled(Wrapped):
         """Step as the base does, with s² times its step scales."""
         return self.base.descend_(x, egrad, block, lambda f, scale: rule(f, self._times(scale, 2)))
 
+    @property
+    def low_rank_maps(self) -> frozenset[str]:  # type: ignore[override]
+        """Those of the base."""
+        return self.base.low_rank_maps
+
+    def follow_low_rank(
+        self, x: Tensor, left: Tensor, right: Tensor, *, map: str = "expmap"
+    ) -> Tensor:
+        """Step as the base does, along a gradient divided by s²."""
+        return self.base.follow_low_rank(x, left, self._times(right, -2), map=map)
+
     def restore_period(self, x: Tensor) -> int:
         """Period of the base."""
         return self.base.restore_period(x)

@@ -79,6 +79,7 @@ OPTIMIZERS = {
     "srgd, momentum": srgd(momentum=0.5, weight_decay=0.1),
     "srgd, Adam": srgd(scaling=Adam()),
     "srgd, retraction": srgd(map="retr"),
+    "srgd, rank": srgd(rank=1, seed=3),
 }
 
 

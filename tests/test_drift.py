@@ -30,6 +30,9 @@ RUNS = {
     "large angles": (2_000, lambda p: SRCD([p], 1.0, GaussSouthwell())),
     "momentum": (2_000, lambda p: SRGD([p], 0.001, momentum=0.9)),
     "retraction": (2_000, lambda p: SRGD([p], 0.01, map="retr")),
+    "rank": (2_000, lambda p: SRGD([p], 0.01, rank=2)),
+    "rank, by a retraction": (2_000, lambda p: SRGD([p], 0.01, map="retr", rank=1)),
+    "rank, large angles": (2_000, lambda p: SRGD([p], 0.3, map="retr", rank=3)),
 }
 
 

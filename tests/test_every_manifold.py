@@ -86,13 +86,19 @@ SPACES = {
     "Stiefel, one column": Space(Stiefel(), (4, 1), FEWER),
     "Stiefel canonical": Space(Stiefel("canonical"), (5, 3), PROJECTED, NO_LOG),
     "Stiefel canonical, square": Space(Stiefel("canonical"), (4, 4), FEWER),
+    "Stiefel, Cayley": Space(Stiefel(retraction="cayley"), (5, 3), PROJECTED | FEWER, NO_LOG),
+    "Stiefel canonical, Cayley": Space(
+        Stiefel("canonical", "cayley"), (5, 3), PROJECTED | FEWER, NO_LOG
+    ),
     "Stiefel canonical, one column": Space(Stiefel("canonical"), (4, 1), FEWER),
     "Grassmann": Space(Grassmann(), (5, 2), SUBSPACES),
     "Grassmann, lines": Space(Grassmann(), (4, 1), SUBSPACES | FEWER),
     "OrthogonalGroup": Space(OrthogonalGroup(), (4, 4)),
+    "OrthogonalGroup, Cayley": Space(OrthogonalGroup("cayley"), (4, 4), FEWER),
     "OrthogonalGroup, by rotations": Space(OrthogonalGroup("givens"), (3, 3), FEWER),
     "SpecialOrthogonalGroup": Space(SpecialOrthogonalGroup(), (4, 4)),
     "UnitaryGroup": Space(UnitaryGroup(), (3, 3)),
+    "UnitaryGroup, Cayley": Space(UnitaryGroup("cayley"), (3, 3), FEWER),
     "phases": Space(UnitaryGroup(), (1, 1), FEWER),
     "SpecialUnitaryGroup": Space(SpecialUnitaryGroup(), (3, 3)),
     "SymmetricPositiveDefinite": Space(SymmetricPositiveDefinite(), (3, 3)),
@@ -106,6 +112,7 @@ SPACES = {
     "Product": Space(Product((Sphere(), 4), (OrthogonalGroup(), (3, 3)), (Euclidean(), 2)), (15,)),
     "Power": Space(Power(SpecialOrthogonalGroup()), (2, 3, 3)),
     "Scaled": Space(Scaled(Sphere(), 2.0), (4,)),
+    "Scaled matrices": Space(Scaled(Stiefel(), 0.5), (4, 2), PROJECTED | FEWER, NO_LOG),
     "the docs' example": Space(example("positive").PositiveVectors(), (5,)),
 }
 every_space = pytest.mark.parametrize("name", SPACES)
@@ -118,6 +125,7 @@ NOTHING = {
     "there is one coordinate",
     "frame_bounds is None",
     "period is None",
+    "low_rank_maps is empty",
     "the manifold is not compact",
     "left out by skip=",
     "transp_follow_expmap is left at its default, by transp",

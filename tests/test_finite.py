@@ -30,6 +30,7 @@ BAD = [math.nan, math.inf, -math.inf]
 OPTIMIZERS = {
     "srgd": lambda params: SRGD(params, 0.1),
     "srgd with momentum": lambda params: SRGD(params, 0.1, momentum=0.9),
+    "srgd of low rank": lambda params: SRGD(params, 0.1, rank=2),
     "srgd by a retraction": lambda params: SRGD(params, 0.1, map="retr", momentum=0.5),
     "gauss-southwell": lambda params: SRCD(params, 0.1, GaussSouthwell()),
     "block": lambda params: SRCD(params, 0.1, Block(size=3)),

@@ -310,6 +310,10 @@ BROKEN = {
         of(SPHERE, "gradient", lambda y, *a: 1.01 * y),
         of(SPHERE, "follow", lambda y, *a: -y),
     ],
+    "low rank steps are steps": [
+        of(GROUP, "follow_low_rank", lambda y, *a: -y),
+        before(STIEFEL, "follow_low_rank", lambda x, left, right: (x, left, 1.01 * right)),
+    ],
     "restore repairs": [
         of(SPHERE, "restore_", lambda y, *a: y.neg_()),
         (SPHERE, {"restore_": lambda self, x: x}),

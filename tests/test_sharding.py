@@ -41,6 +41,7 @@ LAWS = {
     "axes": lambda params, **kw: SRCD(params, 0.05, Uniform(), AxisRMSProp(), **kw),
     "momentum": lambda params, **kw: SRCD(params, 0.05, Cyclic(), Momentum(), **kw),
     "srgd": lambda params, **kw: SRGD(params, 0.05, momentum=0.9, **kw),
+    "srgd, rank": lambda params, **kw: SRGD(params, 0.05, rank=1, seed=3, **kw),
     "srgd, adam": lambda params, **kw: SRGD(params, 0.05, scaling=Adam(), **kw),
 }
 

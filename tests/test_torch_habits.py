@@ -58,6 +58,7 @@ def srgd(**options):
 OPTIMIZERS = {
     "srgd": srgd(),
     "srgd with everything": srgd(momentum=0.9, nesterov=True, weight_decay=0.01, map="retr"),
+    "srgd of low rank": srgd(rank=1, seed=5),
     "uniform": srcd(Uniform(), seed=7),
     "cyclic": srcd(Cyclic()),
     "gauss-southwell": srcd(GaussSouthwell()),

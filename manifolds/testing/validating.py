@@ -55,6 +55,7 @@ _LAWS = {
     "descend_": "point ambient block rule -> point",
     "gradient": "point ambient -> ambient",
     "follow": "point ambient -> point",
+    "follow_low_rank": "point factor@-2 factor@-1 -> point",
     "restore_": "ambient -> point",
 }
 
@@ -308,6 +309,21 @@ class _Call:
         shape = torch.broadcast_shapes(x.shape, u.shape)
         self._judge_tangent(x.expand(shape), u.expand(shape), where)
         self.vectors.append(u)
+
+    def _factor(self, value: Any, at: str) -> None:
+        """A factor of a gradient, with a row for every entry of a point along a dimension."""
+        x = self.points[0]
+        self._finite(value)
+        self._type(value, x.dtype)
+        expected = (*x.shape[:-2], x.shape[int(at)], *value.shape[-1:])
+        self._shape(value, expected)
+        if at != "-2":
+            return
+        error = (value.mH @ value - torch.eye(value.shape[-1]).to(value)).abs().amax()
+        if not bool(error <= sum(self._tolerances(x))):
+            self._fail(
+                ValueError, f"has no orthonormal columns: max |qᴴq − I| is {float(error):.1e}"
+            )
 
     def _tangents(self, f: Any) -> None:
         """Directions: tangent vectors at x, one for every number."""
