@@ -55,6 +55,7 @@ LEARNERS = (
     "Cayley SGD",
     "POGO, VectorAdam",
     "SRGD, Adam",
+    "SRGD, rank 512",
     "SRCD, groups of 128, Adam",
     "SRCD, groups of 128",
     "SRCD, groups of 256",

@@ -75,6 +75,9 @@ METHODS = {
     "SRGD, Adam": Method(
         lambda x, lr: SRGD([x], lr, scaling=Adam()), (3e-3, 0.01, 0.03, 0.1), "#d55e00"
     ),
+    "SRGD, rank 512": Method(
+        lambda x, lr: SRGD([x], lr, map="retr", rank=512), (3.0, 10.0, 30.0, 100.0), "#e69f00"
+    ),
     "SRCD, groups of 128, Adam": Method(
         lambda x, lr: SRCD([x], lr, Grouping(128), Adam()), (3e-3, 0.01, 0.03, 0.1), "#56b4e9"
     ),
@@ -95,7 +98,7 @@ METHODS = {
 
 def step_seconds(method: Method, d: int) -> float:
     """Least seconds of a step, of three."""
-    x = ManifoldParameter(random_rotation(d, 0), manifold=OrthogonalGroup())
+    x = ManifoldParameter(random_rotation(d, 0), manifold=OrthogonalGroup("cayley"))
     optimizer = method.make(x, 1e-4)
     times = []
     for seed in range(3):
@@ -201,7 +204,7 @@ def learn(
     int
         Number of steps.
     """
-    x = ManifoldParameter(start.clone(), manifold=OrthogonalGroup())
+    x = ManifoldParameter(start.clone(), manifold=OrthogonalGroup("cayley"))
     optimizer = method.make(x, lr)
     steps = 0
     for mark in marks:
