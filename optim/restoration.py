@@ -15,7 +15,7 @@ __all__ = ["low_rank_moves", "moves"]
 _DENSE_STEPS = 2
 _RANKED_GROUPS_STEPS = 4
 _RANKED_STEPS = 8
-# A step of low rank rounds no more than it computes: restoration costs a twelfth of what it is spread over.
+# Of as many products as a point has columns, at which restoration costs a twelfth of what it is spread over.
 _LOW_RANK_STEPS = 4
 
 
@@ -54,6 +54,9 @@ def moves(block: CoordinateBlock, period: int, *, ranked: bool) -> int:
 def low_rank_moves(k: int, width: int, period: int) -> int:
     """Return the number of moves of one coordinate that a step along a gradient of rank k counts for.
 
-    Of k = `width`, the number of columns of a point, a quarter of a period; of fewer in proportion.
+    So many that restoration is due after 4p/k steps, p = `width` being the number of columns of a point,
+    and after √p/2 at the latest: the same gradient again and again rounds the entries, of the order of
+    1/√p, in the same direction every time.
     """
-    return math.ceil(period * k / (_LOW_RANK_STEPS * width))
+    steps = max(_DENSE_STEPS, min(_LOW_RANK_STEPS * width // k, math.isqrt(width) // 2))
+    return math.ceil(period / steps)

@@ -93,8 +93,8 @@ class SRGD(ManifoldOptimizer):
     -----
     On O(d) a step costs O(d³): the gradient's projection, a matrix exponential, a product; every
     second step the point is put back on the manifold, which costs two products more. With `rank` it costs
-    O(rank·d²), by 12 of the products of a d×d and a d×rank matrix, with "retr" and "cayley" 8; and the
-    point is put back after 4d/rank steps.
+    O(rank·d²): with the retraction "cayley" seven products of a d×d and a d×rank matrix and a factorization
+    of d×rank; and the point is put back after 4d/rank steps, or √d/2 if that is less.
     """
 
     def __init__(
@@ -233,7 +233,9 @@ class SRGD(ManifoldOptimizer):
                 new = manifold.follow_low_rank(x, left, v, map=map)
 
             def move() -> None:
-                admitted = None if by_host else self._guard.admit(gradient, new).all()
+                # Factors that are not finite lead nowhere else, and have not the shape of a point.
+                read = gradient if left is None else new
+                admitted = None if by_host else self._guard.admit(read, new).all()
                 x.copy_(new if admitted is None else torch.where(admitted, new, x))
 
             def keep() -> None:

@@ -114,6 +114,20 @@ def test_no_gradient_and_no_stepsize_takes_a_point_away(dtype, d, allowed, metho
     assert torch.equal(torch.linalg.det(p.detach()).sign(), sign)
 
 
+@pytest.mark.parametrize("rank", [1, 8])
+@pytest.mark.parametrize("d", [7, 64])
+def test_nor_do_steps_of_low_rank(d, rank):
+    """From a few radians on, the same ones again and again, a point of d = 64 just stays."""
+    manifold = OrthogonalGroup()
+    x = manifold.random(5, d, d, generator=torch.Generator().manual_seed(d))
+    p = ManifoldParameter(x, manifold=manifold)
+    optimizer = SRGD([p], 0.1, rank=rank)
+    for optimizer.param_groups[0]["lr"] in RATES:
+        for _ in adversaries(p, 20):
+            optimizer.step()
+            assert defect(p) <= (4e-7 if optimizer.param_groups[0]["lr"] < 0.1 else 1.5e-6)
+
+
 @pytest.mark.parametrize("d", [3, 64])
 @pytest.mark.parametrize(
     "selection",

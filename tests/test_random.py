@@ -72,6 +72,34 @@ def test_every_call_gives_new_numbers(key):
     assert not torch.equal(source.distinct(1000, 20), source.distinct(1000, 20))
 
 
+@given(keys, st.sampled_from([torch.float32, torch.float64]), st.integers(0, 3))
+def test_reals_are_new_ones_between_minus_one_and_one(key, dtype, n):
+    source = randomness(*key)
+    drawn = source.reals(n, 500, dtype=dtype)
+    assert drawn.shape == (n, 500)
+    assert drawn.dtype == dtype
+    assert bool((drawn.abs() < 1).all())
+    assert bool((drawn != 0).all())
+    again = randomness(*key)
+    assert torch.equal(drawn, again.reals(n, 500, dtype=dtype))
+    assert n == 0 or not torch.equal(drawn, source.reals(n, 500, dtype=dtype))
+
+
+def test_reals_are_uniform():
+    drawn = randomness(3).reals(40_000, dtype=torch.float64)
+    cells = ((drawn + 1) * 20).floor().to(torch.int64)
+    assert_uniform(cells.numpy(), 40)
+    # … and independent of their neighbours.
+    assert_uniform((cells[:-1:2] // 10 * 4 + cells[1::2] // 10).numpy(), 16)
+
+
+@given(keys, st.integers(0, 3), st.integers(1, 3))
+def test_reals_of_a_part_are_a_part_of_the_reals(key, first, n):
+    whole = Randomness(*key, CPU, (6,)).reals(6, 2, dtype=torch.float64)
+    part = Randomness(*key, CPU, (n,), first).reals(n, 2, dtype=torch.float64)
+    assert torch.equal(part, whole[first : first + n])
+
+
 @given(keys, st.integers(1, 2**63 - 1), st.integers(0, 12))
 def test_a_few_numbers_are_the_first_of_many(key, high, n):
     """A few are made without tensors."""
