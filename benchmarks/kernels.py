@@ -35,6 +35,7 @@ METHODS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
     "groups of 64": (lambda p, lr, **how: SRCD([p], lr, Grouping(64), **how), 3),
     "Gauss-Southwell": (lambda p, lr, **how: SRCD([p], lr, GaussSouthwell(), **how), 0),
     "SRGD": (lambda p, lr, **how: SRGD([p], lr, **how), 0),
+    "SRGD, rank 256": (lambda p, lr, **how: SRGD([p], lr, map="retr", rank=256, **how), 0),
     "Adam, unconstrained": (
         lambda p, lr, **how: torch.optim.Adam([p], lr, fused=p.device.type == "cuda", **how),
         7,
@@ -67,7 +68,7 @@ def milliseconds(call: Callable[[], object], device: torch.device, repeats: int)
 def point(d: int, device: torch.device, layout: str, dtype: torch.dtype) -> ManifoldParameter:
     """A point with a gradient, the same for all layouts and types."""
     generator = torch.Generator(device).manual_seed(d)
-    group = OrthogonalGroup()
+    group = OrthogonalGroup("cayley")  # for map="retr"
     x = group.random(d, d, generator=generator, device=device).as_subclass(Tensor)
     g = torch.randn(d, d, generator=generator, device=device) / d
     p = ManifoldParameter(LAYOUTS[layout](x.to(dtype)), manifold=group)
