@@ -11,9 +11,10 @@ dense steps:
 - 1 where λ_r falls as the share of the coordinates does: where the curvature is in few directions, and each
   of them spread over all coordinates.
 
-Problems are the square ones of noisy.py, where they start, by their exact costs; and with --activations the
-mean root of the kurtosis of activations and weights of a language model (applications/low_bit.py), at a
-random Hadamard matrix. Eigenvalues by Lanczos iterations (scipy) with products from a second backward pass.
+Problems are the square ones of noisy.py, where they start, by their exact costs; the recurrent matrix of a
+network that copies ten letters across fifty steps, where it starts; and with --activations the mean root of
+the kurtosis of activations and weights of a language model (applications/low_bit.py), at a random Hadamard
+matrix. Eigenvalues by Lanczos iterations (scipy) with products from a second backward pass.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ from report import (
 )
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
+
+from givens.rnn import OrthogonalRNN, SequenceModel
+from givens.rnn.modrelu import modrelu
+from givens.rnn.tasks import CopyingMemory
 
 sys.path.append(str(Path(__file__).parent / "applications"))
 
@@ -101,6 +106,7 @@ def costs(d: int, activations: bool) -> Iterator[tuple[str, Cost, Tensor]]:
         problem = make(d, torch.Generator().manual_seed(0), torch.device("cpu"))
         if problem.start.shape[0] == problem.start.shape[1]:
             yield name, problem.exact, problem.start
+    yield "copying", *copying()
     if not activations:
         return
     from low_bit import LENGTH, Places, random_hadamard, root_kurtosis
@@ -117,6 +123,27 @@ def costs(d: int, activations: bool) -> Iterator[tuple[str, Cost, Tensor]]:
         ]
     )
     yield "kurtosis", lambda w: root_kurtosis(vectors @ w), random_hadamard(places.d, 0)
+
+
+def copying() -> tuple[Cost, Tensor]:
+    """The loss of a batch as a function of the recurrent matrix, and the matrix.
+
+    A loop in plain torch: the layer's own recurrence is not differentiated twice.
+    """
+    torch.manual_seed(0)
+    task = CopyingMemory(50, 10, 64, seed=0)
+    letters, target = task[0]
+    model = SequenceModel(OrthogonalRNN(letters.shape[-1], 64), 9)
+    layer, readout = model.rnn, model.linear
+    model.requires_grad_(False)
+
+    def cost(w: Tensor) -> Tensor:
+        states = [torch.zeros(letters.shape[1], layer.hidden_size)]
+        for x in letters @ layer.weight_ih_l0.mT:
+            states.append(modrelu(x + states[-1] @ w.mT, layer.bias_modrelu_l0))
+        return task.loss(readout(torch.stack(states[1:])), target)
+
+    return cost, layer.weight_hh_l0.detach().as_subclass(Tensor)
 
 
 @click.command(help=__doc__)
@@ -166,7 +193,7 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
     """Draw what a step is worth against the share of coordinates that it moves."""
     figure = new_figure(1, width=5.5, height=4.0)
     axes = figure.axes[0]
-    colours = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00")
+    colours = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7", "#d55e00")
     names = dict.fromkeys(row["problem"] for row in table)
     for name, colour in zip(names, colours, strict=False):
         rows = [row for row in table if row["problem"] == name]

@@ -16,8 +16,8 @@ The gap is f − f*, as a share of what it is at the start. f* is known of the f
 where full-batch descent from the true answer ends. Seconds are of the gradient and the step, CPU seconds of
 this process on a CPU.
 
-Every method is tuned on the first seed: stepsizes a factor of √10 apart, from its own first guess on,
-until the best has a worse one on each side. What is best is the time to 1 % of the gap at the start; if
+Every method is tuned on the first seed: stepsizes a factor of √10 apart (--decade: closer), from its own first
+guess on, until the best has a worse one on each side. What is best is the time to 1 % of the gap at the start; if
 no stepsize gets there, the time to 10 %; if none, the gap at the end. A run ends at 1 %, when it diverges,
 when its seconds are over, or when it has taken twice as long as the method's best so far. Then all seeds
 run with the best stepsize, and the medians are shown.
@@ -322,23 +322,23 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def tuned(problem: Problem, make: Any, first: float, budget: float) -> float:
-    """Return the best stepsize, walking by factors of √10 until it lies between two worse ones."""
+def tuned(problem: Problem, make: Any, first: float, budget: float, decade: int) -> float:
+    """Return the best stepsize, walking until it lies between two worse ones, `decade` of them to a decade."""
     runs: dict[int, Run] = {}
 
     def rank(n: int) -> tuple[float, ...]:
         if n not in runs:
             known = min((run.rank[0] for run in runs.values()), default=math.inf)
-            runs[n] = descend(problem, make, first * 10 ** (n / 2), min(budget, 2 * known), 0)
+            runs[n] = descend(problem, make, first * 10 ** (n / decade), min(budget, 2 * known), 0)
         return runs[n].rank
 
     best = 0
-    while abs(best) < 12:
+    while abs(best) < 6 * decade:
         better = min((best, best - 1, best + 1), key=rank)
         if better == best:
             break
         best = better
-    return first * 10 ** (best / 2)
+    return first * 10 ** (best / decade)
 
 
 @click.command(help=__doc__)
@@ -349,6 +349,7 @@ def tuned(problem: Problem, make: Any, first: float, budget: float) -> float:
 )
 @click.option("--seeds", default=3, show_default=True, help="Seeds; the first is tuned on.")
 @click.option("--budget", default=6.0, show_default=True, help="Seconds of a run at most.")
+@click.option("--decade", default=2, show_default=True, help="Stepsizes of a decade.")
 @click.option("--device", default="cpu", show_default=True)
 @output_option
 def main(  # noqa: D103
@@ -357,6 +358,7 @@ def main(  # noqa: D103
     methods: str,
     seeds: int,
     budget: float,
+    decade: int,
     device: str,
     output: Path,
 ) -> None:
@@ -375,7 +377,7 @@ def main(  # noqa: D103
             for name, (make, first) in METHODS.items():
                 if not re.search(methods, name) or not takes(problems[0], make):
                     continue
-                lr = tuned(problems[0], make, first, budget)
+                lr = tuned(problems[0], make, first, budget, decade)
                 runs = [descend(p, make, lr, budget, seed) for seed, p in enumerate(problems)]
                 results[name] = summary(lr, runs)
             show(f"{kind}, {shape}, {seeds} seeds", results)
