@@ -16,11 +16,11 @@ The gap is f − f*, as a share of what it is at the start. f* is known of the f
 where full-batch descent from the true answer ends. Seconds are of the gradient and the step, CPU seconds of
 this process on a CPU.
 
-Every method is tuned on the first seed: stepsizes a factor of √10 apart (--decade: closer), from its own first
-guess on, until the best has a worse one on each side. What is best is the time to 1 % of the gap at the start; if
-no stepsize gets there, the time to 10 %; if none, the gap at the end. A run ends at 1 %, when it diverges,
-when its seconds are over, or when it has taken twice as long as the method's best so far. Then all seeds
-run with the best stepsize, and the medians are shown.
+Every method is tuned on the first seed: stepsizes a factor of √10 apart (--decade: closer), from its own
+first guess on, until the best has a worse one on each side. What is best is the time to 1 % of the gap at the
+start; if no stepsize gets there, the time to 10 %; if none, the gap at the end. A run ends at 1 %, when it
+diverges, when its seconds are over, or when it has taken twice as long as the method's best so far. Then all
+seeds run with the best stepsize, and the medians are shown.
 """
 
 from __future__ import annotations
@@ -323,7 +323,7 @@ def clock(device: torch.device) -> float:
 
 
 def tuned(problem: Problem, make: Any, first: float, budget: float, decade: int) -> float:
-    """Return the best stepsize, walking until it lies between two worse ones, `decade` of them to a decade."""
+    """Return the best stepsize, of `decade` a decade, walking until it lies between two worse ones."""
     runs: dict[int, Run] = {}
 
     def rank(n: int) -> tuple[float, ...]:
