@@ -61,9 +61,9 @@ class SRGD(ManifoldOptimizer):
     rank : int, optional
         Rank of the gradients of manifold parameters, or more, where that is known to be less than half
         their size: for the weight of a linear layer, the number of vectors that it has read, of all
-        processes. The steps are the same, but cost O(rank·np) instead of O(np²) for an n×p matrix. A gradient of a higher rank is
-        followed in part, a random one at every step. For matrices with orthonormal columns; with "retr"
-        for the retraction "cayley".
+        processes. The steps are the same, but cost O(rank·np) instead of O(np²) for an n×p matrix. A
+        gradient of a higher rank is followed in part, a random one at every step. For matrices with
+        orthonormal columns; with "retr" for the retraction "cayley".
     seed : int
         Seed of the random numbers that `rank` takes, which are a function of (seed, step, parameter number)
         alone.
