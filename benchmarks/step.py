@@ -85,6 +85,16 @@ def srgd(x: Tensor, gradient: Tensor, lr: float) -> Step:
     return SRGD([parameter(x.clone(), gradient, OrthogonalGroup())], lr).step
 
 
+def srgd_of_rank(rank: int) -> Method:
+    """SRGD of this package along gradients of low rank, by Cayley transforms."""
+
+    def make(x: Tensor, gradient: Tensor, lr: float) -> Step:
+        p = parameter(x.clone(), gradient, OrthogonalGroup("cayley"))
+        return SRGD([p], lr, map="retr", rank=rank).step
+
+    return make
+
+
 def papers_srgd(x: Tensor, gradient: Tensor, lr: float) -> Step:
     """SRGD by the paper's formulas (7) and (10) as they stand."""
     w = x.clone()
@@ -125,6 +135,8 @@ METHODS: dict[str, tuple[Method, str, str]] = {
     ),
     "block, 0.5 %": (srcd(lambda d: Block(fraction=0.005)), COLOURS["block"], "-"),
     "SRGD": (srgd, COLOURS["srgd"], "-"),
+    "SRGD, rank 16": (srgd_of_rank(16), COLOURS["srgd"], "--"),
+    "SRGD, rank 256": (srgd_of_rank(256), COLOURS["srgd"], "-."),
     "SRGD, paper's formula": (papers_srgd, COLOURS["srgd"], ":"),
     "geoopt RSGD, QR": (geoopts(geoopt.EuclideanStiefel), "#cc79a7", "-"),
     "geoopt RSGD, Cayley": (geoopts(geoopt.CanonicalStiefel), "#7f7f7f", "-"),

@@ -157,6 +157,7 @@ SELECTIONS = [
         *(lambda p, s=s: SRCD(p, lr=0.2, selection=s) for s in SELECTIONS),
         lambda p: SRGD(p, lr=0.05),
         lambda p: SRGD(p, lr=0.05, momentum=0.9, map="retr"),
+        lambda p: SRGD(p, lr=0.05, rank=2),
         lambda p: geoopt.optim.RiemannianAdam(p, lr=0.05),
     ],
 )
@@ -387,6 +388,25 @@ def test_bad_times(method, block, bad, error, what):
     with pytest.raises(error, match=what):
         getattr(CHECKED, method)(x, *arguments)
     assert torch.equal(x, X)
+
+
+COLUMN = X[..., :1]
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "error", "what"),
+    [
+        (2 * COLUMN, COLUMN, ValueError, "factor left .* has no orthonormal columns"),
+        (COLUMN[:, 1:], COLUMN, ValueError, "factor left .* has shape"),
+        (COLUMN, COLUMN[:, 1:], ValueError, "factor right .* has shape"),
+        (COLUMN, COLUMN.float(), TypeError, "factor right"),
+        (COLUMN, torch.nan * COLUMN, ValueError, "factor right .* NaN"),
+    ],
+)
+def test_bad_factors(left, right, error, what):
+    assert CHECKED.follow_low_rank(X, COLUMN, COLUMN).shape == X.shape
+    with pytest.raises(error, match=what):
+        CHECKED.follow_low_rank(X, left, right)
 
 
 @pytest.mark.parametrize("k", [0, 11, 2.0])
