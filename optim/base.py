@@ -178,6 +178,10 @@ class ManifoldOptimizer(Optimizer):
             raise
         for p in group["params"]:
             self._marks[p] = mark(p)
+            if self._capturable and self._counts(group, p):
+                # Now: of a tensor that a compiled step makes, its compiler takes the value for known, and
+                # overflows where random numbers are made of it.
+                ParameterState(self.state, p)["step"] = self._steps(p)
         self._compared = False
 
     @torch.no_grad()
@@ -672,12 +676,18 @@ class ManifoldOptimizer(Optimizer):
         waits = bool(group["strict"]) or group["line_search"] is not None
         return p.device.type == "cpu" or waits or is_sharded(p)
 
+    def _counts(self, group: dict[str, Any], p: Tensor) -> bool:
+        """Whether the steps of a parameter are counted."""
+        return group["scaling"] is not None
+
     def _steps(self, p: Tensor) -> int | Tensor:
         """Return how many steps a parameter has had: a tensor where they may be recorded."""
         step = ParameterState(self.state, p).get("step", 0)
-        if self._capturable and not isinstance(step, Tensor):
+        if not self._capturable:
+            return int(step)
+        if not isinstance(step, Tensor):
             return torch.full((), step, dtype=torch.int64, device=p.device)
-        return step if self._capturable else int(step)
+        return step.to(p.device)
 
     def _count_step(self, p: Tensor, step: int | Tensor) -> None:
         """Count a step; in place what is on the device."""

@@ -148,6 +148,10 @@ class SRCD(ManifoldOptimizer):
             )
         super()._check_parameter(group, p)
 
+    def _counts(self, group: dict[str, Any], p: Tensor) -> bool:
+        """Whether the steps of a parameter are counted: selections ask for their number."""
+        return manifold_of(p) is not None or super()._counts(group, p)
+
     def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Select the block, and compute its derivatives."""
         manifold = manifold_of(p)

@@ -192,6 +192,11 @@ class SRGD(ManifoldOptimizer):
             )
         super()._check_parameter(group, p)
 
+    def _counts(self, group: dict[str, Any], p: Tensor) -> bool:
+        """Whether the steps of a parameter are counted: sketches are drawn by their number."""
+        sketched = group["rank"] is not None and manifold_of(p) is not None
+        return sketched or super()._counts(group, p)
+
     def _prepare(self, number: int, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Compute the Riemannian gradient."""
         if self._averages(p) and self._replicas is not None and group["scaling"] is None:

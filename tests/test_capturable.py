@@ -158,6 +158,22 @@ def test_a_rate_on_the_device_and_a_parameter_without_a_manifold(scaling, monkey
     assert torch.equal(found[True][1], found[False][1])
 
 
+def test_the_number_of_the_step_is_there_before_the_first_one():
+    """A compiler takes what a step makes for known, and its random numbers for sums that overflow."""
+    w = ManifoldParameter(torch.eye(6), manifold=OrthogonalGroup())
+    b = torch.nn.Parameter(torch.ones(3))
+    for optimizer, counted in (
+        (SRCD([w, b], 0.1, capturable=True), {w}),
+        (SRCD([w, b], 0.1, scaling=Adam(), capturable=True), {w, b}),
+        (SRGD([w, b], 0.1, capturable=True), set()),
+        (SRGD([w, b], 0.1, rank=1, capturable=True), {w}),
+        (SRGD([w, b], 0.1, scaling=Adam(), capturable=True), {w, b}),
+        (SRCD([w, b], 0.1), set()),
+    ):
+        assert {p for p in (w, b) if p in optimizer.state} == counted
+        assert all(torch.equal(optimizer.state[p]["step"], torch.tensor(0)) for p in counted)
+
+
 @given(
     st.integers(-(2**70), 2**70),
     st.integers(0, 2**62),
