@@ -305,8 +305,8 @@ def conclude(
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[run["name"]].append(run)
-    # What Cayley SGD has reached at the end, with the worst of its seeds.
-    target = max(run["error"][-1] for run in groups["Cayley SGD"])
+    # What Cayley SGD has reached at the end, with the worst of its seeds; nothing, where it was left out.
+    target = max((run["error"][-1] for run in groups.get("Cayley SGD", [])), default=-math.inf)
     rows, summary = [], {}
     for name, of in groups.items():
         errors = [run["error"][-1] for run in of]
