@@ -391,7 +391,7 @@ class CoordinateManifold(Manifold):
         right : Tensor
             Shape ``(*batch, p, k)``.
         map : {"expmap", "retr"}
-            Which map takes the step: one of :attr:`low_rank_maps`.
+            Which map takes the step: one of ``low_rank_maps``.
 
         Returns
         -------
