@@ -64,7 +64,6 @@ class Along:
     """
 
     def __init__(self, cost: Cost, w: Tensor, pairs: Tensor) -> None:
-        self._cost, self._w, self._pairs = cost, w, pairs
         self._t = torch.zeros(pairs.shape[1], device=w.device, requires_grad=True)
         a = w.new_zeros(w.shape).index_put((*pairs,), self._t / math.sqrt(2))
         a = a - a.mT
@@ -149,7 +148,7 @@ def copying() -> tuple[Cost, Tensor]:
 @click.command(help=__doc__)
 @click.option("-d", "size", default=256, show_default=True, help="Size of the problems.")
 @click.option("--activations/--no-activations", default=False, help="The kurtosis, too: d = 576.")
-@click.option("--sizes", default="4,16,64,128", show_default=True, help="Sizes of groups.")
+@click.option("--sizes", default="2,4,16,64,128", show_default=True, help="Sizes of groups.")
 @click.option("--seeds", default=3, show_default=True, help="Ways to deal the columns.")
 @output_option
 def main(size: int, activations: bool, sizes: str, seeds: int, output: Path) -> None:  # noqa: D103

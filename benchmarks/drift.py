@@ -1,9 +1,9 @@
 """Distance from the manifold, max |WᵀW − I| in float64, that float32 steps and moves leave.
 
-Four tables: steps with random gradients, as tests/test_drift.py has them; steps with the same gradient
-again and again, where small angles are rounded in the same direction every time; one sweep over all
-pairs that turns every one of them by the same angle, with nothing taken away in between; and many moves
-of three columns alone, likewise.
+Five tables: steps with random gradients, as tests/test_drift.py has them; steps with the same gradient
+again and again, where small angles are rounded in the same direction every time; the same with long steps,
+dense and of low rank; one sweep over all pairs that turns every one of them by the same angle, with nothing
+taken away in between; and many moves of three columns alone, likewise.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ METHODS: dict[str, Callable[[Tensor, float], Optimizer]] = {
     "SRCD, Block(fraction=0.005)": lambda w, lr: SRCD([w], lr, Block(fraction=0.005)),
     "SRCD, Block(fraction=0.05)": lambda w, lr: SRCD([w], lr, Block(fraction=0.05)),
     "SRGD": lambda w, lr: SRGD([w], lr),
+    "SRGD, rank 8": lambda w, lr: SRGD([w], lr, rank=8),
 }
 
 
@@ -53,6 +54,15 @@ def main(steps: int, output: Path) -> None:  # noqa: D103
         for lr in (1e-7, 1e-6, 1e-5, 1e-3)
     }
     show_table("The same gradient, d = 190, 400 steps", ["", "largest"], _rows(same))
+    far = {}
+    for d in (16, 64, 256):
+        gradient = torch.zeros(d, d)
+        gradient[:, :3] = torch.randn(d, 3)
+        for name in ("SRGD", "SRGD, rank 8"):
+            for lr in (0.1, 1.0, 10.0):
+                gradients = repeat(gradient, 400)
+                far[f"{name}, d = {d}, lr {lr:g}"] = worst(METHODS[name], lr, d, gradients)
+    show_table("Long steps along the same gradient, 400 of them", ["", "largest"], _rows(far))
     angles = {f"{a} rad": sweep(1024, a) for a in (0.01, 0.1, 0.3, 0.5, 0.71, 0.78, 2.36, 3.0)}
     show_table("One sweep at one angle, d = 1024", ["", "at the end"], _rows(angles))
     three = {f"{a} rad": three_columns(1024, a, 20_000) for a in (0.3, 0.5, 0.71, 0.78, 2.36)}
@@ -60,6 +70,7 @@ def main(steps: int, output: Path) -> None:  # noqa: D103
     tables = {
         "random gradients": random,
         "the same gradient": same,
+        "long steps": far,
         "one angle": angles,
         "three columns": three,
     }

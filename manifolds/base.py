@@ -404,8 +404,8 @@ class CoordinateManifold(Manifold):
             If the geometry has no such form of the map.
         """
         raise NotImplementedError(
-            f"{self.name} has no form of {map} for gradients of low rank; it has one of "
-            f"{sorted(self.low_rank_maps)}"
+            f"{self.name} has no form of {map} for gradients of low rank, but of "
+            f"{sorted(self.low_rank_maps)}; follow(x, gradient(x, left @ right.mH)) takes the same step"
         )
 
     def restore_(self, x: Tensor) -> Tensor:

@@ -39,8 +39,13 @@ def check_sharding(p: Tensor, ndim: int) -> None:
 
 
 def first_point(p: Tensor) -> tuple[int, int]:
-    """Return the number in the first dimension at which this process's part begins, and its length."""
-    first, length = 0, p.shape[0]
+    """Return the number in the first dimension at which this process's part begins, and its length.
+
+    0 and all of it for a tensor that is not sharded.
+    """
+    first, length = 0, p.shape[:1].numel()
+    if not is_sharded(p):
+        return first, length
     mesh = p.device_mesh  # type: ignore[attr-defined]
     placements = p.placements  # type: ignore[attr-defined]
     for size, rank, placement in zip(mesh.shape, mesh.get_coordinate(), placements, strict=True):

@@ -20,7 +20,7 @@ from .line_search import LineSearch
 from .objective import Objective
 from .parameters import local_gradient, manifold_of, mark, name_of
 from .replicas import Replicas, digest
-from .restoration import low_rank_moves, moves
+from .restoration import moves
 from .rounds import Rounds, group_coordinates, move_, step_scale, together
 from .saved import STRATEGIES, checked_groups, describe
 from .scaling import Scaling
@@ -108,6 +108,8 @@ class ManifoldOptimizer(Optimizer):
                 f"scaling={scaling!r}: expected an object with a method scale(derivatives, moments), such "
                 "as Adam() or RMSProp()"
             )
+        if not isinstance(group["seed"], int):
+            raise TypeError(f"seed={group['seed']!r}: expected an integer")
         search = group["line_search"]
         if search is not None and (isinstance(search, type) or not isinstance(search, LineSearch)):
             raise TypeError(
@@ -574,7 +576,8 @@ class ManifoldOptimizer(Optimizer):
             self._count_step(p, step)
 
         def restore() -> None:
-            self._restore(group, p, manifold, block, ranked=ranked)
+            made = moves(together(block), manifold.restore_period(x), ranked=ranked)
+            self._restore(group, p, manifold, made)
 
         def unchecked(read: Tensor | None, _: float) -> Change:
             def descend() -> None:
@@ -696,25 +699,13 @@ class ManifoldOptimizer(Optimizer):
         )
 
     def _restore(
-        self,
-        group: dict[str, Any],
-        p: Tensor,
-        manifold: CoordinateManifold,
-        moved: CoordinateBlock | Rounds | int,
-        *,
-        ranked: bool = False,
+        self, group: dict[str, Any], p: Tensor, manifold: CoordinateManifold, made: int
     ) -> None:
-        """Keep a point on its manifold, after a block was moved, or a gradient of some rank followed.
+        """Keep a point on its manifold, after a step that counts for so many moves of one coordinate.
 
-        Once there were so many rotations that the cost, spread over them, is of the order of their own,
-        the manifold takes rounding away. Counted on the host, from shapes.
+        Once there were so many that the cost, spread over them, is of the order of their own, the manifold
+        takes rounding away. Counted on the host, from shapes.
         """
-        x = local(p)
-        period = manifold.restore_period(x)
-        if isinstance(moved, int):
-            made = low_rank_moves(moved, x.shape[-1], period)
-        else:
-            made = moves(together(moved), period, ranked=ranked)
         if self._capturable:
             ParameterState(self.state, p)["moves"] = made  # of a step; `restore` counts the steps
         else:

@@ -19,7 +19,7 @@ _RANKED_STEPS = 8
 _LOW_RANK_STEPS = 4
 
 
-def moves(block: CoordinateBlock, period: int, *, ranked: bool) -> int:
+def moves(block: CoordinateBlock, period: int, *, ranked: bool = False) -> int:
     """Return the number of moves of one coordinate that a step along a block counts for.
 
     A group of r axes, r > 2, counts as r² of them. What costs as much as a product of whole points counts for

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..manifolds import CoordinateManifold
-from ..manifolds.shards import first_point, is_sharded, local
+from ..manifolds.shards import first_point, local
 from .base import ManifoldOptimizer
 from .gradient import GradientView
 from .line_search import LineSearch
@@ -135,8 +135,6 @@ class SRCD(ManifoldOptimizer):
                 f"selection={group['selection']!r}: expected an object with a method select(view), "
                 "such as Uniform() or Block(fraction=0.005)"
             )
-        if not isinstance(group["seed"], int):
-            raise TypeError(f"seed={group['seed']!r}: expected an integer")
 
     def _check_parameter(self, group: dict[str, Any], p: Tensor) -> None:
         """Raise ValueError or TypeError if a parameter cannot be optimized."""
@@ -166,7 +164,7 @@ class SRCD(ManifoldOptimizer):
             seed=group["seed"],
             step=self._steps(p),
             number=number,
-            first=first_point(p)[0] if is_sharded(p) else 0,
+            first=first_point(p)[0],
             average=self._replicas.average if self._averages(p) and self._replicas else None,
         )
         block = group["selection"].select(view)

@@ -11,11 +11,12 @@ from geoopt.manifolds import Manifold
 from torch import Tensor
 
 from ..manifolds import All, CoordinateManifold
-from ..manifolds.shards import first_point, is_sharded, local
+from ..manifolds.shards import first_point, local
 from .base import ManifoldOptimizer, inner
 from .line_search import LineSearch
 from .parameters import manifold_of
 from .random import Randomness
+from .restoration import low_rank_moves, moves
 from .scaling import Scaling
 from .shards import ParameterState
 from .sketch import sketch
@@ -158,13 +159,12 @@ class SRGD(ManifoldOptimizer):
 
     @staticmethod
     def _check_rank(group: dict[str, Any]) -> None:
-        """Raise ValueError or TypeError if the options of steps of low rank are out of range."""
+        """Raise ValueError or TypeError if `rank` is out of range, or meets what it does not go with."""
         rank = group["rank"]
-        for name in ("rank", "seed"):
-            if not isinstance(group[name], int) and not (name == "rank" and rank is None):
-                raise TypeError(f"{name}={group[name]!r}: expected an integer")
         if rank is None:
             return
+        if not isinstance(rank, int):
+            raise TypeError(f"rank={rank!r}: expected an integer")
         if rank < 1:
             raise ValueError(f"rank={rank}: expected 1 or more")
         for name in ("momentum", "weight_decay", "scaling"):
@@ -228,7 +228,9 @@ class SRGD(ManifoldOptimizer):
             gradient = manifold.gradient(x, grad)
         else:
             step = self._steps(p)
-            left, gradient = sketch(grad, group["rank"], self._random(number, group, p, step))
+            key, first = (group["seed"], step, number), first_point(p)[0]
+            random = Randomness(*key, device=x.device, batch=x.shape[:-2], first=first)
+            left, gradient = sketch(grad, group["rank"], random)
 
         def compute(_: Tensor | None, factor: float) -> Change:
             v, map = -(factor * group["lr"]) * gradient, group["map"]
@@ -248,7 +250,12 @@ class SRGD(ManifoldOptimizer):
                     self._count_step(p, step)
 
             def restore() -> None:
-                self._restore(group, p, manifold, All() if left is None else left.shape[-1])
+                period = manifold.restore_period(x)
+                if left is None:
+                    made = moves(All(), period)
+                else:
+                    made = low_rank_moves(left.shape[-1], x.shape[-1], period)
+                self._restore(group, p, manifold, made)
 
             def slope() -> float:
                 egrad = grad if left is None else left @ gradient.mH
@@ -299,7 +306,8 @@ class SRGD(ManifoldOptimizer):
 
             def restore() -> None:
                 if isinstance(manifold, CoordinateManifold):
-                    self._restore(group, p, manifold, All())
+                    made = moves(All(), manifold.restore_period(x))
+                    self._restore(group, p, manifold, made)
 
             def slope() -> float:
                 return inner(grad, u)
@@ -307,13 +315,6 @@ class SRGD(ManifoldOptimizer):
             return Change(move, keep, restore, new if by_host else None, slope=slope)
 
         return Update(compute, rgrad if by_host else None)
-
-    @staticmethod
-    def _random(number: int, group: dict[str, Any], p: Tensor, step: int | Tensor) -> Randomness:
-        """Random numbers of a step of a parameter of matrices."""
-        first = first_point(p)[0] if is_sharded(p) else 0
-        key = group["seed"], step, number
-        return Randomness(*key, device=p.device, batch=local(p).shape[:-2], first=first)
 
     def _prepare_scaled(self, group: dict[str, Any], p: Tensor, grad: Tensor) -> Update:
         """Compute the derivatives along all coordinates."""

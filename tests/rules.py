@@ -68,9 +68,8 @@ METHODS: dict[str, Selection | None] = {**SELECTIONS, "srgd": None}
 def build(
     params: Any, lr: float, method: str, scaling: str = "none", **options: Any
 ) -> ManifoldOptimizer:
-    """The optimizer of two names; SRGD takes no seed."""
+    """The optimizer of two names."""
     selection = METHODS[method]
     if selection is None:
-        options.pop("seed", None)
         return SRGD(params, lr, scaling=SCALINGS[scaling], **options)
     return SRCD(params, lr, selection, SCALINGS[scaling], **options)
